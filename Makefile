@@ -1,0 +1,46 @@
+# install: environment and dependencies · serve: the daemon · test: everything CI checks · check: format, lint, types, imports
+# bench: speed, beside the machine's bandwidth · docs: what is generated from the program itself
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+OPENAI2 := $(VENV)/openai2
+
+.PHONY: install serve test check bench docs
+
+install: $(STAMP)
+
+$(VENV)/pyvenv.cfg:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cortexd needs Python 3.11 or later.")'
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+# The tests drive the daemon with both majors of the openai package that are in use; the older lives in a folder of its own.
+$(DEV_STAMP): $(STAMP)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --quiet --upgrade --target $(OPENAI2) 'openai>=2,<3'
+	touch $@
+
+serve: install
+	$(BIN)/cortexd serve
+
+check: $(DEV_STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/python -m pytest
+
+bench: $(DEV_STAMP)
+	$(BIN)/python -m kernels.benchmarks.bench
+
+docs: $(DEV_STAMP)
+	$(BIN)/python -m pytest tests/test_docs.py --regenerate

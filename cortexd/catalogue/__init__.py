@@ -1,0 +1,1 @@
+"""Which models may be asked for."""

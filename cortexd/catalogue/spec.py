@@ -1,0 +1,63 @@
+"""What a model is configured to be."""
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+Source = Literal["embedded", "file", "directory"]
+
+
+class SamplingDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a request gets that does not say otherwise; top_p as RWKV's authors advise for chat."""
+
+    temperature: float = 1.0
+    top_p: float = 0.3
+    top_k: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    penalty_decay: float = 1.0
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a request may not exceed."""
+
+    prompt_tokens: int = 32768
+    max_tokens: int = 32768
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One model a client may name. Two specs with equal `hash` may share a process."""
+
+    name: str
+    source: Source
+    engine: str = "rwkv"
+    path: str = ""  # absolute
+    weights: str = ""  # identity of the weights' bytes: changes when the file does
+    size: int = 0  # bytes on disk
+    created: int = 0  # seconds since the epoch
+    architecture: str = ""  # "rwkv7", or "" where the header could not be read
+    problem: str | None = None  # why a load is expected to fail, from the header alone
+    strategy: str = "auto"
+    template: str = "auto"
+    threads: int = 0  # 0: all that the daemon may use
+    max_concurrency: int = 32  # sequences in one batch
+    aliases: tuple[str, ...] = ()
+    keep_alive: float | None = None  # seconds after the last use; negative: for ever; None: the daemon's setting
+    sampling: SamplingDefaults = SamplingDefaults()
+    limits: Limits = Limits()
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over what affects the model's process; what can change live is not in it."""
+        affects = (
+            self.engine,
+            self.path,
+            self.weights,
+            self.strategy,
+            self.template,
+            self.threads,
+            self.max_concurrency,
+            self.limits.prompt_tokens,
+        )
+        return hashlib.sha256(repr(affects).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""What a checkpoint file says of itself, read without torch."""

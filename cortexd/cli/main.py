@@ -1,0 +1,62 @@
+"""The `cortexd` command: finds its subcommands by name and turns errors into one sentence and an exit code."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from cortexd import __version__
+from cortexd.errors import CortexdError, DaemonUnreachable, QueueFull, UnknownModel
+
+_COMMANDS = {  # imported when used: `cortexd ps` must not pay for what `cortexd serve` needs
+    "serve": "cortexd.cli.serve:serve",
+    "run": "cortexd.cli.run:run",
+    "list": "cortexd.cli.models:list_models",
+    "ps": "cortexd.cli.models:ps",
+}
+_EXIT_CODES: dict[type[CortexdError], int] = {DaemonUnreachable: 3, UnknownModel: 4, QueueFull: 5}
+_INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name].partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", message="cortexd %(version)s")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(debug: bool) -> None:
+    """Models that are there when they are asked for.
+
+    `cortexd serve` starts the daemon; any OpenAI client may then name any model of `cortexd list`.
+    """
+    if debug:
+        os.environ["CORTEXD_DEBUG"] = "1"
+
+
+def run() -> None:
+    """The console script."""
+    try:
+        code: Any = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(_INTERRUPTED)
+    except CortexdError as error:
+        if os.environ.get("CORTEXD_DEBUG"):
+            raise
+        click.echo(f"cortexd: {error.message}", err=True)
+        sys.exit(next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1))

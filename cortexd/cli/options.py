@@ -1,0 +1,35 @@
+"""Options that several commands share."""
+
+import os
+from pathlib import Path
+
+import click
+
+from cortexd.config import Settings, default_paths, load_settings
+
+host_option = click.option(
+    "--host",
+    "address",
+    envvar="CORTEXD_HOST",
+    help="The daemon: an address (http://127.0.0.1:11435), host:port, or unix:/path of its socket.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+config_option = click.option(
+    "--config",
+    "config",
+    envvar="CORTEXD_CONFIG",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The configuration file.  [default: cortexd.toml in the configuration directory, if there is one]",
+)
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set one key, e.g. server.port=8080."
+)
+
+
+def settings_from(config: Path | None, overrides: tuple[str, ...]) -> Settings:
+    """The settings in force: flags over environment over file over defaults."""
+    file = config
+    if file is None:
+        usual = default_paths(os.environ).config / "cortexd.toml"
+        file = usual if usual.exists() else None
+    return load_settings(file, os.environ, overrides)

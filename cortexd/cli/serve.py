@@ -1,0 +1,53 @@
+"""`cortexd serve`: settings, daemon, application, server."""
+
+import asyncio
+import os
+import socket
+from typing import Any
+
+import click
+import uvloop
+
+from cortexd import __version__, logs
+from cortexd.cli.options import config_option, set_option, settings_from
+from cortexd.cli.server import bind, serve_until_stopped
+from cortexd.config import Settings
+from cortexd.daemon import Daemon
+from cortexd.systemd import Notifier, consume_environment, listen_sockets, watchdog_interval
+
+
+@click.command()
+@click.option("--host", "host", help="Listen on this address.  [default: 127.0.0.1]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Listen on this port; 0 takes a free one.  [default: 11435]"
+)
+@click.option(
+    "--models", "directory", type=click.Path(file_okay=False), envvar="CORTEXD_MODELS", help="Look for models here."
+)
+@config_option
+@set_option
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+def serve(
+    host: str | None, port: int | None, directory: str | None, config: Any, overrides: tuple[str, ...], log_level: str
+) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C."""
+    flags = [f"server.host={host}"] if host is not None else []
+    flags += [f"server.port={port}"] if port is not None else []
+    flags += [f"models.directories={directory}"] if directory is not None else []
+    settings = settings_from(config, (*flags, *overrides))
+    logs.configure(log_level)
+    inherited = listen_sockets(os.environ)
+    sockets = inherited.get("api") or [bind(settings.server.host, settings.server.port)]
+    notifier = Notifier.from_environment(os.environ)
+    watchdog = watchdog_interval(os.environ)
+    consume_environment(os.environ)
+    uvloop.run(_serve(settings, sockets, notifier, watchdog))
+
+
+async def _serve(settings: Settings, sockets: list[socket.socket], notifier: Notifier, watchdog: float | None) -> None:
+    async with Daemon(settings) as daemon:
+        with daemon.events.subscribed(logs.log_event):
+            logs.say(f"cortexd {__version__}", models=[spec.name for spec in daemon.catalogue.specs()])
+            await serve_until_stopped(daemon, sockets, notifier, watchdog)

@@ -1,0 +1,115 @@
+"""The HTTP server around a daemon: sockets, signals, readiness, one deadline for the end."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncGenerator, Generator
+
+import uvicorn
+
+from cortexd import logs
+from cortexd.api.app import create_app
+from cortexd.daemon import Daemon
+from cortexd.errors import CortexdError
+from cortexd.systemd import Notifier
+
+_LAST_WORDS = 2.0  # seconds for the error chunks of streams that were cut at the deadline
+_HEADER_LIMIT = 64 * 1024  # bytes of one request's headers; httptools knows no limit, hence h11
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn, told when to stop by us alone, and telling when it listens."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        super().__init__(
+            uvicorn.Config(
+                create_app(daemon),
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                h11_max_incomplete_event_size=_HEADER_LIMIT,
+                timeout_graceful_shutdown=round(daemon.settings.server.drain_s + _LAST_WORDS),
+            )
+        )
+        self.listening = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening address; raises CortexdError with what to do where it is taken or not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise CortexdError(
+            f"cortexd cannot listen on {host}:{port} ({os.strerror(error.errno or 0)}); "
+            "is one running already? Choose another port with --port."
+        ) from error
+    return sock
+
+
+async def serve_until_stopped(
+    daemon: Daemon, sockets: list[socket.socket], notifier: Notifier, watchdog: float | None
+) -> None:
+    """Serve until SIGTERM, SIGINT or the failure of a part; then drain, within `server.drain_s` for everything together."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(daemon, sockets) as server:
+        for sock in sockets:
+            logs.say("listening", address=_address(sock))
+        notifier.ready("ready")
+        feeding = asyncio.create_task(_feed(daemon, notifier, watchdog), name="watchdog")
+        stopped = asyncio.create_task(stop.wait(), name="wait for a signal")
+        await asyncio.wait({stopped, daemon.failed}, return_when="FIRST_COMPLETED")
+        notifier.stopping("draining")
+        notifier.extend_timeout(daemon.settings.server.drain_s + 2 * _LAST_WORDS)
+        logs.say("stopping")
+        feeding.cancel()
+        stopped.cancel()
+        server.should_exit = True
+        await daemon.close()
+    if daemon.failed.done():
+        daemon.failed.result()
+
+
+@contextlib.asynccontextmanager
+async def running(daemon: Daemon, sockets: list[socket.socket]) -> AsyncGenerator[HttpServer]:
+    """The server, listening; on leaving it takes no new connection and ends when the open ones have."""
+    server = HttpServer(daemon)
+    serving = asyncio.create_task(server.serve(sockets), name="http server")
+    try:
+        await server.listening.wait()
+        yield server
+    finally:
+        server.should_exit = True
+        await serving
+
+
+async def _feed(daemon: Daemon, notifier: Notifier, interval: float | None) -> None:
+    """Tell the watchdog that we live, as long as we do."""
+    while interval is not None:
+        if daemon.readiness().ready:
+            notifier.watchdog()
+        await asyncio.sleep(interval)
+
+
+def _address(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    return f"http://{name[0]}:{name[1]}" if isinstance(name, tuple) else f"unix:{name}"

@@ -1,0 +1,1 @@
+"""How a model computes: ours and others enter by the same door."""

@@ -1,0 +1,106 @@
+"""The contract between the daemon and whatever computes a model. Implementations add nothing to it."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+import msgspec
+
+from cortexd.catalogue.spec import ModelSpec
+from cortexd.engines.fork_server import ForkServer
+from cortexd.wire import Delta, Prompt, Sampling
+
+
+class LoadProgress(msgspec.Struct, frozen=True):
+    """How far a load has come: `fraction` of its bytes, 0 to 1, never falling within a phase."""
+
+    phase: str
+    fraction: float
+
+
+class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a model once it is loaded."""
+
+    description: str  # e.g. "RWKV-7, 12 x 768, cpu bf16"
+    context: int  # most prompt tokens
+    loaded_bytes: int
+    thinks: bool = False
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer to be generated."""
+
+    prompt: Prompt
+    sampling: Sampling
+    max_tokens: int | None = None
+    stop: list[str] = []
+    echo: bool = False
+
+
+class Generation(Protocol):
+    """One answer in the making: iterate to the delta that carries `finish`, or cancel."""
+
+    def __aiter__(self) -> AsyncIterator[Delta]: ...
+
+    async def __anext__(self) -> Delta:
+        """The next piece. Raises BadRequest where the model refuses the request, EngineDied where the engine ended."""
+        ...
+
+    def cancel(self) -> None:
+        """Give the answer up, at once and without waiting; harmless after the end and when repeated."""
+        ...
+
+
+class Engine(Protocol):
+    """How one model computes. An engine object lives through one load: it is started once and stopped once."""
+
+    async def start(self, report: Callable[[LoadProgress], None]) -> EngineFacts:
+        """Load the model. Raises LoadFailed with one sentence for the client. If cancelled, `stop` cleans up."""
+        ...
+
+    async def probe(self) -> None:
+        """Make one real token; raises LoadFailed if none comes."""
+        ...
+
+    def generate(self, request: GenerationRequest) -> Generation:
+        """Start an answer. Returns at once; the engine queues what it cannot run yet."""
+        ...
+
+    async def ping(self) -> None:
+        """Returns when the computing loop itself has answered; raises EngineDied if it has ended."""
+        ...
+
+    async def stop(self, grace: float) -> None:
+        """End whatever runs and free everything, after `grace` seconds by force. Never raises; works in every state."""
+        ...
+
+    async def ended(self) -> str:
+        """Returns when the engine has ended by itself, with the reason as a phrase ("killed by signal 9").
+
+        Never returns after `stop`.
+        """
+        ...
+
+
+class EngineHost(Protocol):
+    """What the daemon offers to its engines."""
+
+    @property
+    def threads(self) -> int:
+        """Threads that one engine may compute with."""
+        ...
+
+    @property
+    def prefill_budget(self) -> int:
+        """Most prompt tokens that one step may carry beside the running streams."""
+        ...
+
+    @property
+    def fork_server(self) -> ForkServer:
+        """Where worker processes come from."""
+        ...
+
+
+class EngineFactory(Protocol):
+    """What an entry point of group `cortexd.engines` names."""
+
+    def __call__(self, spec: ModelSpec, host: EngineHost) -> Engine: ...

@@ -1,0 +1,278 @@
+"""Our own engine, as the daemon sees it: one worker process and the socket to it."""
+
+import asyncio
+import itertools
+import os
+import signal
+from collections import deque
+from collections.abc import Callable
+
+from cortexd import wire
+from cortexd.catalogue.spec import ModelSpec
+from cortexd.engines.fork_server import WorkerProcess
+from cortexd.engines.protocol import EngineFacts, EngineHost, GenerationRequest, LoadProgress
+from cortexd.errors import BadRequest, ContextExceeded, CortexdError, EngineDied, LoadFailed, ModelFault, ShuttingDown
+
+
+class RwkvGeneration:
+    """One answer in the making; the deltas it has not been asked for yet wait here."""
+
+    def __init__(self, id: int, cancelled: Callable[[int], None]) -> None:
+        self._id = id
+        self._cancelled = cancelled
+        self._deltas: deque[wire.Delta] = deque()
+        self._error: CortexdError | None = None
+        self._over = False
+        self._news = asyncio.Event()
+
+    def __aiter__(self) -> "RwkvGeneration":
+        return self
+
+    async def __anext__(self) -> wire.Delta:
+        while not self._deltas:
+            if self._error is not None:
+                raise self._error
+            if self._over:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        return self._deltas.popleft()
+
+    def cancel(self) -> None:
+        if not self._over:
+            self._over = True
+            self._cancelled(self._id)
+            self._news.set()
+
+    def push(self, delta: wire.Delta) -> None:
+        self._deltas.append(delta)
+        self._over = delta.finish is not None
+        self._news.set()
+
+    def fail(self, error: CortexdError) -> None:
+        self._over = True
+        self._error = error
+        self._news.set()
+
+
+class RwkvEngine:
+    """Implements `cortexd.engines.protocol.Engine`."""
+
+    def __init__(self, spec: ModelSpec, host: EngineHost) -> None:
+        self._spec = spec
+        self._host = host
+        self._worker: WorkerProcess | None = None
+        self._connection: _Connection | None = None
+        self._generations: dict[int, RwkvGeneration] = {}
+        self._ids = itertools.count(1)
+        self._pongs: dict[int, asyncio.Future[None]] = {}
+        self._loading: asyncio.Future[wire.Loaded] | None = None
+        self._report: Callable[[LoadProgress], None] | None = None
+        self._lost = asyncio.Event()
+        self._stopping = False
+
+    async def start(self, report: Callable[[LoadProgress], None]) -> EngineFacts:
+        self._report = report
+        report(LoadProgress("starting", 0.0))
+        self._worker = await self._host.fork_server.spawn()
+        loop = asyncio.get_running_loop()
+        self._loading = loop.create_future()
+        _, self._connection = await loop.create_unix_connection(
+            lambda: _Connection(self._receive, self._disconnected), sock=self._worker.socket
+        )
+        self._send(self._load_command())
+        loaded = await self._loading
+        return EngineFacts(
+            description=f"RWKV-{loaded.version}, {loaded.layers} x {loaded.width}, {loaded.strategy}",
+            context=loaded.context,
+            loaded_bytes=loaded.weight_bytes,
+            thinks=loaded.thinks,
+        )
+
+    async def probe(self) -> None:
+        sampling = wire.Sampling(temperature=0.0)
+        request = GenerationRequest(prompt=wire.TextPrompt("\n"), sampling=sampling, max_tokens=1)
+        generation = self.generate(request)
+        try:
+            async for _ in generation:
+                pass
+        except CortexdError as error:
+            raise LoadFailed(f"{self._spec.name} was loaded but made no token: {error.message}") from error
+        finally:
+            generation.cancel()
+
+    def generate(self, request: GenerationRequest) -> RwkvGeneration:
+        id = next(self._ids)
+        generation = RwkvGeneration(id, self._cancel)
+        if self._lost.is_set():
+            generation.fail(EngineDied())
+            return generation
+        self._generations[id] = generation
+        self._send(
+            wire.Generate(
+                id=id,
+                prompt=request.prompt,
+                sampling=request.sampling,
+                max_tokens=request.max_tokens,
+                stop=request.stop,
+                echo=request.echo,
+            )
+        )
+        return generation
+
+    async def ping(self) -> None:
+        if self._lost.is_set():
+            raise EngineDied
+        nonce = next(self._ids)
+        self._pongs[nonce] = asyncio.get_running_loop().create_future()
+        try:
+            self._send(wire.Ping(nonce))
+            await self._pongs[nonce]
+        finally:
+            del self._pongs[nonce]
+
+    async def stop(self, grace: float) -> None:
+        self._stopping = True
+        if self._worker is None:
+            return
+        self._send(wire.Shutdown())
+        try:
+            async with asyncio.timeout(grace):
+                await self._worker.exited()
+        except TimeoutError:
+            self._worker.kill()
+            await self._worker.exited()
+        if self._connection is not None:
+            self._connection.close()
+        else:
+            self._worker.socket.close()
+
+    async def ended(self) -> str:
+        await self._lost.wait()
+        if self._stopping or self._worker is None:
+            await asyncio.get_running_loop().create_future()
+        return await self._end_of_worker()
+
+    def _load_command(self) -> wire.Load:
+        spec = self._spec
+        return wire.Load(
+            path=spec.path,
+            strategy=spec.strategy,
+            template=spec.template,
+            threads=spec.threads or self._host.threads,
+            slots=spec.max_concurrency,
+            context=spec.limits.prompt_tokens,
+            prefill_budget=self._host.prefill_budget,
+        )
+
+    def _send(self, command: wire.Command) -> None:
+        if self._connection is not None:
+            self._connection.send(wire.encode(command))
+
+    def _cancel(self, id: int) -> None:
+        if self._generations.pop(id, None) is not None:
+            self._send(wire.Cancel(id))
+
+    def _receive(self, report: wire.Report) -> None:
+        match report:
+            case wire.Step(deltas, rejected):
+                for delta in deltas:
+                    self._deliver(delta)
+                for rejection in rejected:
+                    self._reject(rejection)
+            case wire.Progress(done, total):
+                if self._report is not None:
+                    self._report(LoadProgress("reading", done / max(total, 1)))
+            case wire.Pong(nonce=nonce):
+                if (pong := self._pongs.get(nonce)) is not None and not pong.done():
+                    pong.set_result(None)
+            case wire.Loaded():
+                self._settle_load(report)
+            case wire.LoadRefused(message):
+                self._settle_load(LoadFailed(message))
+
+    def _deliver(self, delta: wire.Delta) -> None:
+        # Cancelled while this delta was under way: nobody is there to take it.
+        if (generation := self._generations.get(delta.id)) is None:
+            return
+        if delta.finish is not None:
+            del self._generations[delta.id]
+        generation.push(delta)
+
+    def _reject(self, rejection: wire.Rejected) -> None:
+        if (generation := self._generations.pop(rejection.id, None)) is not None:
+            generation.fail(_error_of(rejection))
+
+    def _settle_load(self, outcome: wire.Loaded | LoadFailed) -> None:
+        if self._loading is None or self._loading.done():
+            return
+        if isinstance(outcome, wire.Loaded):
+            self._loading.set_result(outcome)
+        else:
+            self._loading.set_exception(outcome)
+
+    def _disconnected(self) -> None:
+        self._lost.set()
+        for generation in self._generations.values():
+            generation.fail(ShuttingDown() if self._stopping else EngineDied())
+        self._generations.clear()
+        for pong in self._pongs.values():
+            if not pong.done():
+                pong.set_exception(EngineDied())
+        if self._loading is not None and not self._loading.done():
+            self._loading.cancel() if self._stopping else self._explain_failed_load()
+
+    def _explain_failed_load(self) -> None:
+        async def explain() -> None:
+            reason = await self._end_of_worker()
+            self._settle_load(LoadFailed(f"The process that was loading {self._spec.name} ended: {reason}."))
+
+        self._explaining = asyncio.create_task(explain(), name=f"explain failed load of {self._spec.name}")
+
+    async def _end_of_worker(self) -> str:
+        assert self._worker is not None
+        self._worker.kill()  # a worker without its socket is of no use to anybody
+        status = await self._worker.exited()
+        if status is None:
+            return "it ended for an unknown reason"
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            return f"killed by {signal.Signals(number).name}"
+        return f"exit status {os.WEXITSTATUS(status)}"
+
+
+class _Connection(asyncio.Protocol):
+    """The daemon's end of a worker's socket."""
+
+    def __init__(self, received: Callable[[wire.Report], None], lost: Callable[[], None]) -> None:
+        self._received = received
+        self._lost = lost
+        self._frames = wire.FrameReader()
+        self._transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        for frame in self._frames.feed(data):
+            self._received(wire.decode_report(frame))
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's signature
+        self._transport = None
+        self._lost()
+
+    def send(self, frame: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(frame)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _error_of(rejection: wire.Rejected) -> CortexdError:
+    if rejection.code == ModelFault.code:
+        return ModelFault(rejection.message)
+    kind = ContextExceeded if rejection.code == ContextExceeded.code else BadRequest
+    return kind(rejection.message, param=rejection.param)

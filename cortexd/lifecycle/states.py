@@ -1,0 +1,29 @@
+"""The states of a model and the legal ways between them."""
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    COLD = "cold"  # on disk only
+    QUEUED = "queued"  # wanted; waits for its turn
+    LOADING = "loading"  # worker starting, weights being read
+    WARMING = "warming"  # one real token must come out
+    READY = "ready"  # serves
+    DRAINING = "draining"  # no new lease unless rescued; waits for its last lease
+    UNLOADING = "unloading"  # worker told to stop, then killed
+    FAILED = "failed"  # not tried again until a time
+
+
+LEGAL: dict[State, frozenset[State]] = {
+    State.COLD: frozenset({State.QUEUED}),
+    State.QUEUED: frozenset({State.LOADING, State.COLD}),
+    State.LOADING: frozenset({State.WARMING, State.FAILED, State.UNLOADING}),
+    State.WARMING: frozenset({State.READY, State.FAILED, State.UNLOADING}),
+    State.READY: frozenset({State.DRAINING, State.FAILED}),
+    State.DRAINING: frozenset({State.READY, State.UNLOADING, State.FAILED}),
+    State.UNLOADING: frozenset({State.COLD, State.QUEUED}),
+    State.FAILED: frozenset({State.COLD}),
+}
+
+COMING = frozenset({State.QUEUED, State.LOADING, State.WARMING})
+"""States in which a request that joins is answered by the load under way."""

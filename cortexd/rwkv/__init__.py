@@ -1,0 +1,1 @@
+"""The worker process: one model, one loop. The only importer of torch."""

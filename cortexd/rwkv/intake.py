@@ -1,0 +1,73 @@
+"""From a request as the daemon sent it to a sequence that can run, or to the sentence that says why not."""
+
+from cortexd.checkpoints.shape import ModelShape
+from cortexd.errors import BadRequest, ContextExceeded
+from cortexd.rwkv.prompt import ReplyParser, Template
+from cortexd.rwkv.sampling import SamplerState
+from cortexd.rwkv.sequence import Sequence
+from cortexd.rwkv.tokenizer import Tokenizer
+from cortexd.wire import ChatPrompt, Generate, TextPrompt
+
+_LONGEST_TOKEN = 128  # bytes, of the World vocabulary
+
+
+class Intake:
+    """Renders and tokenizes prompts and checks what only the model can know: its vocabulary and its context."""
+
+    def __init__(self, shape: ModelShape, tokenizer: Tokenizer, template: Template, context: int) -> None:
+        self._shape = shape
+        self._tokenizer = tokenizer
+        self._template = template
+        self._context = context  # most prompt tokens
+        self._uncounted = tokenizer.uncounted
+
+    def sequence(self, request: Generate) -> Sequence:
+        """Raises BadRequest, with the field that is wrong in `param`."""
+        stops, opened, text = list(request.stop), "", ""
+        if isinstance(request.prompt, ChatPrompt):
+            rendered = self._template.render(request.prompt)
+            stops, opened = stops + rendered.stops, rendered.opened
+            tokens = self._encode(rendered.text, "messages")
+        elif isinstance(request.prompt, TextPrompt):
+            text = request.prompt.text
+            tokens = self._encode(text, "prompt")
+        else:
+            tokens = request.prompt.tokens
+            self._check_ids(tokens, "prompt")
+            text = b"".join(map(self._tokenizer.token_bytes, tokens)).decode(errors="replace") if request.echo else ""
+        if len(tokens) > self._context:
+            raise ContextExceeded(
+                f"The prompt has {len(tokens)} tokens and this model takes at most {self._context}; shorten it.",
+                param="messages" if isinstance(request.prompt, ChatPrompt) else "prompt",
+            )
+        self._check_ids(list(request.sampling.logit_bias), "logit_bias")
+        chat = isinstance(request.prompt, ChatPrompt)
+        return Sequence(
+            request.id,
+            tokens or [self._tokenizer.end_of_text],  # an empty prompt is the start of a fresh document
+            tokenizer=self._tokenizer,
+            sampler=SamplerState(request.sampling, self._uncounted),
+            stops=stops,
+            reply=ReplyParser(opened) if chat else ReplyParser(None),
+            max_tokens=request.max_tokens or self._context,
+            echo=text if request.echo else "",
+        )
+
+    def _encode(self, text: str, param: str) -> list[int]:
+        # Without tokenizing megabytes for nothing: a token is never longer than this.
+        if len(text) > self._context * _LONGEST_TOKEN:
+            raise ContextExceeded(
+                f"The prompt has {len(text)} characters and this model takes at most {self._context} tokens; shorten it.",
+                param=param,
+            )
+        try:
+            return self._tokenizer.encode(text)
+        except BadRequest as error:
+            raise BadRequest(error.message, param=param) from error
+
+    def _check_ids(self, ids: list[int], param: str) -> None:
+        for token in ids:
+            if not 0 <= token < self._shape.vocabulary:
+                raise BadRequest(
+                    f"Token id {token} is outside this model's vocabulary of {self._shape.vocabulary}.", param=param
+                )

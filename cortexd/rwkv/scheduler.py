@@ -1,0 +1,69 @@
+"""Who takes part in the next step."""
+
+from collections import deque
+from collections.abc import Iterator
+
+from cortexd.rwkv.sequence import Sequence
+from cortexd.rwkv.state import StatePool
+
+
+class Scheduler:
+    """Two queues: sequences that wait for a slot, and those that hold one. A sequence joins and leaves between any two steps."""
+
+    def __init__(self, pool: StatePool, prefill_budget: int) -> None:
+        self._pool = pool
+        self._prefill_budget = prefill_budget  # tokens
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def add(self, sequence: Sequence) -> None:
+        self._waiting.append(sequence)
+
+    def schedule(self) -> list[Sequence]:
+        """Every decoding sequence, and prompt pieces in order of arrival up to the budget, but at least one."""
+        while self._waiting and self._pool.free:
+            sequence = self._waiting.popleft()
+            sequence.slot = self._pool.take()
+            self._running.append(sequence)
+        chosen = [sequence for sequence in self._running if not sequence.prefilling]
+        left = self._prefill_budget
+        for sequence in self._running:
+            if sequence.prefilling and (left == self._prefill_budget or sequence.next_length <= left):
+                chosen.append(sequence)
+                left -= sequence.next_length
+        return chosen
+
+    def finish(self, sequence: Sequence) -> None:
+        """The only place where a sequence that holds a slot ends."""
+        assert sequence.slot is not None
+        self._running.remove(sequence)
+        self._pool.give_back(sequence.slot)
+        sequence.slot = None
+
+    def cancel(self, id: int) -> None:
+        """End the sequence with this id, wherever it is; nothing if it has ended already."""
+        for sequence in self._all():
+            if sequence.id == id:
+                if sequence.slot is None:
+                    self._waiting.remove(sequence)
+                else:
+                    self.finish(sequence)
+                return
+
+    def check_idle(self) -> None:
+        """What must hold when nothing runs: every slot is free."""
+        assert not self._running
+        self._pool.check()
+        assert self._pool.free == self._pool.slots, "a slot is held by nobody"
+
+    def _all(self) -> Iterator[Sequence]:
+        yield from tuple(self._running)
+        yield from tuple(self._waiting)

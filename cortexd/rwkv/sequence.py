@@ -1,0 +1,92 @@
+"""One generation in flight: its prompt, its place in the state pool, and the text that comes out."""
+
+from collections import deque
+from collections.abc import Sequence as Items
+
+from cortexd.rwkv.batch import PIECE, Piece
+from cortexd.rwkv.prompt import ReplyParser
+from cortexd.rwkv.sampling import SamplerState
+from cortexd.rwkv.stops import StopMatcher
+from cortexd.rwkv.tokenizer import TextDecoder, Tokenizer
+from cortexd.wire import Delta, Finish, Usage
+
+
+class Sequence:
+    """From prompt to finish. While `prefilling` it is fed pieces of its prompt, afterwards one token a step."""
+
+    def __init__(
+        self,
+        id: int,
+        prompt: Items[int],
+        *,
+        tokenizer: Tokenizer,
+        sampler: SamplerState,
+        stops: Items[str],
+        reply: ReplyParser,
+        max_tokens: int,
+        echo: str = "",
+    ) -> None:
+        self.id = id
+        self.prompt_tokens = len(prompt)
+        self.sampler = sampler
+        self.slot: int | None = None
+        self._todo = deque(prompt[i : i + PIECE] for i in range(0, len(prompt), PIECE))
+        self._last = -1
+        self._tokenizer = tokenizer
+        self._decoder = TextDecoder()
+        self._stops = StopMatcher(stops)
+        self._reply = reply
+        self._max_tokens = max_tokens
+        self._echo = echo
+        self._generated = 0
+        self._reasoned = 0
+
+    @property
+    def prefilling(self) -> bool:
+        return bool(self._todo)
+
+    @property
+    def next_length(self) -> int:
+        return len(self._todo[0]) if self._todo else 1
+
+    def next_piece(self) -> Piece:
+        """The tokens of the next step: a piece of the prompt, or the token drawn last."""
+        assert self.slot is not None, "only an admitted sequence takes part in a step"
+        if not self._todo:
+            return Piece(self.slot, (self._last,))
+        tokens = self._todo.popleft()
+        return Piece(self.slot, tokens, wants_logits=not self._todo)
+
+    def accept(self, token: int) -> Delta | None:
+        """Take the token that was drawn; what it brings to the client, if anything."""
+        self._last = token
+        if token == self._tokenizer.end_of_text:
+            return self._finish("stop", self._stops.feed(self._decoder.finish())[0] + self._stops.finish())
+        self._generated += 1
+        released, stopped = self._stops.feed(self._decoder.feed(self._tokenizer.token_bytes(token)))
+        if stopped:
+            return self._finish("stop", released)
+        if self._generated >= self._max_tokens:
+            tail, stopped = self._stops.feed(self._decoder.finish())
+            if stopped:
+                return self._finish("stop", released + tail)
+            return self._finish("length", released + tail + self._stops.finish())
+        reasoning, content = self._reply.feed(released)
+        if self._reply.reasoning:
+            self._reasoned += 1
+        return self._delta(content, reasoning)
+
+    def _finish(self, finish: Finish, text: str) -> Delta:
+        reasoning, content = self._reply.feed(text)
+        more_reasoning, more_content = self._reply.finish()
+        usage = Usage(self.prompt_tokens, self._generated, self._reasoned)
+        text = self._take_echo() + content + more_content
+        return Delta(self.id, text, reasoning + more_reasoning, finish, usage)
+
+    def _delta(self, content: str, reasoning: str) -> Delta | None:
+        text = self._take_echo() + content
+        return Delta(self.id, text, reasoning) if text or reasoning else None
+
+    def _take_echo(self) -> str:
+        echo, self._echo = self._echo, ""
+        return echo

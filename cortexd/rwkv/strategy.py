@@ -1,0 +1,30 @@
+"""Where a model is computed and in which numbers: ChatRWKV's notation, as far as this version runs it."""
+
+from dataclasses import dataclass
+
+import torch
+
+from cortexd.errors import LoadFailed
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Large matrices are kept and multiplied in `dtype`; everything else, and every state, is fp32."""
+
+    device: str
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{self.device} {'bf16' if self.dtype is torch.bfloat16 else 'fp32'}"
+
+
+def parse_strategy(text: str, stored: str) -> Strategy:
+    """The strategy a model is configured with; `auto` keeps bf16 weights as they are stored and computes others in fp32."""
+    if text == "auto":
+        return Strategy("cpu", torch.bfloat16 if stored == "BF16" else torch.float32)
+    device, _, dtype = text.partition(" ")
+    if device == "cpu" and dtype in _DTYPES:
+        return Strategy(device, _DTYPES[dtype])
+    raise LoadFailed(f"The strategy {text!r} is not one this version can run: use 'auto', 'cpu fp32' or 'cpu bf16'.")

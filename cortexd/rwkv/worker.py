@@ -1,0 +1,168 @@
+"""The worker process: one model, one socket, one loop."""
+
+import contextlib
+import os
+import socket
+import threading
+from collections import deque
+from pathlib import Path
+from time import monotonic
+
+import torch
+
+from cortexd import wire
+from cortexd.errors import CortexdError
+from cortexd.rwkv.intake import Intake
+from cortexd.rwkv.prompt import template_for
+from cortexd.rwkv.runner import Runner
+from cortexd.rwkv.sampling import sample
+from cortexd.rwkv.scheduler import Scheduler
+from cortexd.rwkv.sequence import Sequence
+from cortexd.rwkv.tokenizer import tokenizer_for
+
+_PROGRESS_PERIOD = 0.05  # seconds between two reports of a load
+
+
+class Inbox:
+    """Commands from the daemon, read by a thread of their own, so that the loop can look without waiting.
+
+    When the daemon's end closes, by whatever cause, there is nobody left to work for: the process ends on the spot.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._commands: deque[wire.Command] = deque()
+        self._arrived = threading.Event()
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def take(self, wait: bool) -> list[wire.Command]:
+        """What has arrived; if `wait`, at least one command."""
+        while True:
+            self._arrived.clear()
+            taken: list[wire.Command] = []
+            with contextlib.suppress(IndexError):
+                while True:
+                    taken.append(self._commands.popleft())
+            if taken or not wait:
+                return taken
+            self._arrived.wait()
+
+    def _read(self) -> None:
+        frames = wire.FrameReader()
+        with contextlib.suppress(OSError):
+            while data := self._sock.recv(1 << 16):
+                for frame in frames.feed(data):
+                    self._commands.append(wire.decode_command(frame))
+                self._arrived.set()
+        os._exit(0)
+
+
+class Worker:
+    """The loop of a loaded model: take commands, choose, compute, draw, tell."""
+
+    def __init__(self, sock: socket.socket, inbox: Inbox, load: wire.Load) -> None:
+        self._sock = sock
+        self._inbox = inbox
+        self._running = True
+        self._next_report = 0.0
+        self._rejected: list[wire.Rejected] = []
+        self.runner = Runner(load.path, load.strategy, load.slots, self._report_progress)
+        shape = self.runner.shape
+        tokenizer = tokenizer_for(shape.vocabulary)
+        template = template_for(load.template, Path(load.path).stem)
+        self._banned = torch.tensor(tokenizer.banned, dtype=torch.int64)
+        self._intake = Intake(shape, tokenizer, template, load.context)
+        self._scheduler = Scheduler(self.runner.pool, load.prefill_budget)
+        self.facts = wire.Loaded(
+            version=shape.version,
+            layers=shape.layers,
+            width=shape.width,
+            vocabulary=shape.vocabulary,
+            context=load.context,
+            slots=load.slots,
+            weight_bytes=shape.weight_bytes,
+            strategy=str(self.runner.strategy),
+            thinks=template.thinks,
+        )
+
+    def run(self) -> None:
+        """Until the daemon says so, or goes away."""
+        while True:
+            idle = not (self._scheduler.running or self._scheduler.waiting)
+            if idle:
+                self._scheduler.check_idle()
+            for command in self._inbox.take(wait=idle and not self._rejected):
+                self._obey(command)
+            if not self._running:
+                return
+            self._step()
+
+    def _obey(self, command: wire.Command) -> None:
+        match command:
+            case wire.Generate():
+                try:
+                    self._scheduler.add(self._intake.sequence(command))
+                except CortexdError as error:
+                    self._rejected.append(wire.Rejected(command.id, error.message, error.param, error.code))
+            case wire.Cancel(id):
+                self._scheduler.cancel(id)
+            case wire.Ping(nonce):
+                self._send(wire.Pong(nonce, self._scheduler.running, self._scheduler.waiting))
+            case wire.Shutdown():
+                self._running = False
+            case wire.Load():
+                raise RuntimeError("a worker loads one model in its life")
+
+    def _step(self) -> None:
+        deltas: list[wire.Delta] = []
+        chosen = self._scheduler.schedule()
+        if chosen:
+            logits, rows = self.runner.run([sequence.next_piece() for sequence in chosen])
+            drawing = [chosen[row] for row in rows]
+            for sequence, row in zip(drawing, logits.split(1), strict=True):
+                if (delta := self._draw(sequence, row)) is not None:
+                    deltas.append(delta)
+        if deltas or self._rejected:
+            self._send(wire.Step(deltas, self._rejected))
+            self._rejected = []
+
+    def _draw(self, sequence: Sequence, logits: torch.Tensor) -> wire.Delta | None:
+        try:
+            (token,) = sample(logits, [sequence.sampler], self._banned)
+        except ValueError:
+            self._scheduler.finish(sequence)
+            message = "The model computed no finite numbers for this prompt; its weights may be damaged."
+            self._rejected.append(wire.Rejected(sequence.id, message, code="model_error"))
+            return None
+        delta = sequence.accept(token)
+        if delta is not None and delta.finish is not None:
+            self._scheduler.finish(sequence)
+        return delta
+
+    def _send(self, report: wire.Report) -> None:
+        self._sock.sendall(wire.encode(report))
+
+    def _report_progress(self, done: int, total: int) -> None:
+        now = monotonic()
+        if now >= self._next_report or done == total:
+            self._next_report = now + _PROGRESS_PERIOD
+            self._send(wire.Progress(done, total))
+
+
+def main(sock: socket.socket) -> None:
+    """Serve one daemon over `sock`: the first command is Load, its answer Loaded or LoadRefused."""
+    inbox = Inbox(sock)
+    (load,) = inbox.take(wait=True)
+    assert isinstance(load, wire.Load), "the first command says what to load"
+    torch.set_num_threads(load.threads)
+    torch.manual_seed(0)
+    try:
+        worker = Worker(sock, inbox, load)
+    except CortexdError as error:
+        sock.sendall(wire.encode(wire.LoadRefused(error.message)))
+        return
+    except MemoryError:
+        sock.sendall(wire.encode(wire.LoadRefused("There is not enough memory for this model on this machine.")))
+        return
+    sock.sendall(wire.encode(worker.facts))
+    worker.run()
