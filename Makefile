@@ -40,7 +40,7 @@ test: check
 	$(BIN)/python -m pytest
 
 bench: $(DEV_STAMP)
-	$(BIN)/python -m kernels.benchmarks.bench
+	$(BIN)/python -m tests.bench
 
 docs: $(DEV_STAMP)
 	$(BIN)/python -m pytest tests/test_docs.py --regenerate

@@ -1,14 +1,12 @@
 """The composition root: every service is built here, once, and they meet nowhere else."""
 
 import asyncio
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import msgspec
 
-from cortexd import demo
-from cortexd.catalogue.catalogue import Catalogue, embedded_spec
+from cortexd.catalogue.catalogue import Catalogue
 from cortexd.config import Settings
 from cortexd.engines.fork_server import ForkServer
 from cortexd.engines.registry import EngineRegistry
@@ -38,7 +36,7 @@ class Daemon:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.events = EventBus()
-        self.catalogue = Catalogue(settings, embedded_spec(Path(demo.path())) if settings.models.embedded else None)
+        self.catalogue = Catalogue(settings)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._host = Host(settings)
         lifecycle = settings.lifecycle

@@ -74,10 +74,9 @@ async def _from_daemon(address: str | None) -> list[dict[str, Any]] | None:
 
 
 def _from_catalogue(config: Any, overrides: tuple[str, ...]) -> list[dict[str, Any]]:
-    from cortexd.catalogue.catalogue import Catalogue, embedded
+    from cortexd.catalogue.catalogue import Catalogue
 
-    settings = settings_from(config, overrides)
-    catalogue = Catalogue(settings, embedded(settings))
+    catalogue = Catalogue(settings_from(config, overrides))
     catalogue.refresh()
     return [
         {

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
 
 import uvicorn
 
@@ -60,6 +61,12 @@ def bind(host: str, port: int) -> socket.socket:
             f"cortexd cannot listen on {host}:{port} ({os.strerror(error.errno or 0)}); "
             "is one running already? Choose another port with --port."
         ) from error
+    return sock
+
+
+def bind_unix(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(str(path))
     return sock
 
 

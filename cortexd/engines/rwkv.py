@@ -72,6 +72,8 @@ class RwkvEngine:
         self._stopping = False
 
     async def start(self, report: Callable[[LoadProgress], None]) -> EngineFacts:
+        if not self._spec.path:
+            raise LoadFailed(self._spec.problem or f"{self._spec.name} has no checkpoint: set its path.")
         self._report = report
         report(LoadProgress("starting", 0.0))
         self._worker = await self._host.fork_server.spawn()

@@ -134,8 +134,8 @@ class Supervisor:
             model.refuse_waiters(ShuttingDown)
             if model.state is State.READY:
                 self._drain(model, "shutting down")
-            elif model.state in COMING:
-                self._lives[model.spec.name].cancel()
+            elif model.state in COMING and (life := self._lives.get(model.spec.name)) is not None:
+                life.cancel()
             model.changed.set()
         if not self._lives:
             return

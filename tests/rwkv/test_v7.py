@@ -1,0 +1,160 @@
+"""RWKV-7 against the official package, and against itself however its tokens are cut, batched and resumed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cortexd.rwkv.batch import PIECE, Piece
+from cortexd.rwkv.runner import Runner
+from tests.checkpoint_files import tiny_state_dict, write_hf, write_pth, write_safetensors
+from tests.rwkv.oracle import Oracle
+
+TOLERANCE = 1e-4
+SIZES = [
+    {"layers": 1, "heads": 1, "vocabulary": 257},
+    {"layers": 3, "heads": 2, "vocabulary": 301},
+    {"layers": 5, "heads": 3, "vocabulary": 97, "ffn_width": 416},
+]
+
+
+def no_report(done: int, total: int) -> None: ...
+
+
+def tokens(count: int, vocabulary: int) -> list[int]:
+    return torch.randint(vocabulary, (count,)).tolist()
+
+
+def open_runner(path: Path, slots: int = 4) -> Runner:
+    return Runner(str(path), "cpu fp32", slots, no_report)
+
+
+def run(runner: Runner, slot: int, ids: list[int], cut: int) -> Tensor:
+    """Logits after the last token, fed in pieces of at most `cut`."""
+    for start in range(0, len(ids), cut):
+        logits, _ = runner.run([Piece(slot, ids[start : start + cut])])
+    return logits[0]
+
+
+def compare_state(runner: Runner, slot: int, expected: list[Tensor]) -> None:
+    pool = runner.pool
+    for layer in range(runner.shape.layers):
+        for mine, theirs in zip(
+            (pool.att_shift, pool.wkv, pool.ffn_shift), expected[3 * layer : 3 * layer + 3], strict=True
+        ):
+            assert (mine[layer, slot] - theirs).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size['layers']}x{size['heads']}")
+@pytest.mark.parametrize("layout", ["pth", "safetensors", "hf", "hf-fused"])
+def test_logits_and_states_are_those_of_the_official_package(tmp_path: Path, size: dict[str, int], layout: str):
+    state = tiny_state_dict(torch.seed() % 2**31, **size)
+    official = tmp_path / "tiny.pth"
+    write_pth(official, state)
+    path = official
+    if layout == "safetensors":
+        path = tmp_path / "tiny.safetensors"
+        write_safetensors(path, state)
+    elif layout.startswith("hf"):
+        path = tmp_path / "hf"
+        write_hf(path, state, fused=layout == "hf-fused")
+    ids = tokens(77, size["vocabulary"])
+    expected, expected_state = Oracle(official).forward(ids)
+    runner = open_runner(path)
+    slot = runner.pool.take()
+    assert (run(runner, slot, ids, PIECE) - expected).abs().max() <= TOLERANCE
+    compare_state(runner, slot, expected_state)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.pth"
+    write_pth(path, tiny_state_dict(torch.seed() % 2**31, vocabulary=300))
+    return path
+
+
+@pytest.mark.parametrize("cut", [1, 2, 31, 32, 33, 64, 300])
+def test_tokens_may_be_cut_anywhere(tiny: Path, cut: int):
+    ids = tokens(150, 300)
+    expected, expected_state = Oracle(tiny).forward(ids)
+    runner = open_runner(tiny)
+    slot = runner.pool.take()
+    assert (run(runner, slot, ids, cut) - expected).abs().max() <= TOLERANCE
+    compare_state(runner, slot, expected_state)
+
+
+def test_pieces_of_many_lengths_in_one_step_are_the_same_as_each_alone(tiny: Path):
+    lengths = [1, 1, 50, 1, 3, 128, 2, 1]
+    prompts = [tokens(length, 300) for length in lengths]
+    runner = open_runner(tiny, slots=len(lengths))
+    slots = [runner.pool.take() for _ in lengths]
+    logits, rows = runner.run([Piece(slot, ids) for slot, ids in zip(slots, prompts, strict=True)])
+    assert sorted(rows) == list(range(len(lengths)))
+    for row, index in enumerate(rows):
+        expected, expected_state = Oracle(tiny).forward(prompts[index])
+        assert (logits[row] - expected).abs().max() <= TOLERANCE
+        compare_state(runner, slots[index], expected_state)
+
+
+def test_a_saved_state_resumes_where_it_was_taken(tiny: Path):
+    before, after = tokens(40, 300), tokens(30, 300)
+    runner = open_runner(tiny)
+    slot = runner.pool.take()
+    run(runner, slot, before, PIECE)
+    saved = runner.pool.save(slot)
+    expected = run(runner, slot, after, PIECE)
+    other = runner.pool.take()
+    run(runner, other, tokens(9, 300), PIECE)
+    runner.pool.restore(other, saved)
+    assert torch.equal(run(runner, other, after, PIECE), expected)
+
+
+@pytest.mark.parametrize("strategy", ["cpu fp32", "cpu bf16"])
+def test_a_stream_is_bitwise_the_same_alone_and_beside_fifteen_others(tiny: Path, strategy: str):
+    runner = Runner(str(tiny), strategy, 16, no_report)
+    prompts = [tokens(5 + 13 * i, 300) for i in range(16)]
+    following = [tokens(6, 300) for _ in prompts]
+
+    def generate(chosen: list[int]) -> list[list[Tensor]]:
+        slots = {i: runner.pool.take() for i in chosen}
+        found: list[list[Tensor]] = [[] for _ in prompts]
+        for start in range(0, 256, PIECE):
+            pieces = [(i, prompts[i][start : start + PIECE]) for i in chosen if prompts[i][start : start + PIECE]]
+            if pieces:
+                logits, rows = runner.run([Piece(slots[i], ids) for i, ids in pieces])
+                for row, index in enumerate(rows):
+                    found[pieces[index][0]].append(logits[row])
+        for step in range(6):
+            logits, rows = runner.run([Piece(slots[i], [following[i][step]]) for i in chosen])
+            for row, index in enumerate(rows):
+                found[chosen[index]].append(logits[row])
+        for slot in slots.values():
+            runner.pool.give_back(slot)
+        return found
+
+    together = generate(list(range(16)))
+    for i in range(16):
+        alone = generate([i])[i]
+        assert all(torch.equal(a, b) for a, b in zip(alone, together[i], strict=True))
+
+
+def test_a_sequence_leaves_the_slots_of_others_alone(tiny: Path):
+    runner = open_runner(tiny)
+    mine, other = runner.pool.take(), runner.pool.take()
+    run(runner, other, tokens(20, 300), PIECE)
+    before = runner.pool.save(other)
+    run(runner, mine, tokens(20, 300), PIECE)
+    after = runner.pool.save(other)
+    assert torch.equal(before.wkv, after.wkv)
+    assert torch.equal(before.att_shift, after.att_shift)
+    assert torch.equal(before.ffn_shift, after.ffn_shift)
+
+
+def test_bf16_weights_are_close_to_fp32(tiny: Path):
+    ids = tokens(60, 300)
+    exact = open_runner(tiny)
+    rounded = Runner(str(tiny), "cpu bf16", 2, no_report)
+    expected = run(exact, exact.pool.take(), ids, PIECE)
+    found = run(rounded, rounded.pool.take(), ids, PIECE)
+    assert float((found - expected).norm() / expected.norm()) < 0.05
