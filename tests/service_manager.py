@@ -6,27 +6,28 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from typing import IO
 
-# What a manager does between fork and exec: only there is the process id known that the service will have.
+# What a manager does between fork and exec, because only then it knows the process id that the service will have.
 _LAUNCH = """
 import os, sys
 for wanted, passed in enumerate(sys.argv[1].split(), start=3):
     os.dup2(int(passed), wanted)
     os.close(int(passed))
-os.environ["LISTEN_PID"] = str(os.getpid())
+os.environ["LISTEN_PID"] = os.environ["WATCHDOG_PID"] = str(os.getpid())
 os.execv(sys.argv[2], sys.argv[2:])
 """
 _ABOVE_ALL_WANTED = 50
 
 
 class ServiceManager:
-    """The receiving end of the notifications."""
+    """The receiving end of the notifications; `patience` is how many seconds it waits for one."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, patience: float = 10) -> None:
         self.address = address
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
-        self.socket.settimeout(60)
+        self.socket.settimeout(patience)
 
     def receive(self) -> dict[str, str]:
         """The next message, by variable."""
@@ -39,25 +40,24 @@ class ServiceManager:
             pass
         return message
 
-    def start(
-        self, arguments: Sequence[str], sockets: Mapping[str, socket.socket], env: Mapping[str, str]
-    ) -> subprocess.Popen[str]:
-        names = ":".join(sockets)
-        passed = [listener.fileno() for listener in sockets.values()]
-        own = {"NOTIFY_SOCKET": self.address, "LISTEN_FDNAMES": names}
-        return activate(arguments, passed, {**own, **env})
 
-
-def activate(arguments: Sequence[str], passed: Sequence[int], env: Mapping[str, str]) -> subprocess.Popen[str]:
-    """Starts a program with the `passed` descriptors as its own 3, 4, … and with LISTEN_FDS and LISTEN_PID."""
+def activate(
+    arguments: Sequence[str],
+    passed: Sequence[int],
+    env: Mapping[str, str],
+    *,
+    output: int | IO[str] = subprocess.PIPE,
+    errors: int = subprocess.PIPE,
+) -> subprocess.Popen[str]:
+    """Starts a program with the `passed` descriptors as its own 3, 4, … and tells it by LISTEN_FDS and LISTEN_PID."""
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE_ALL_WANTED) for fd in passed]
     try:
         return subprocess.Popen(
             [sys.executable, "-c", _LAUNCH, " ".join(map(str, high)), *arguments],
             env={**os.environ, "LISTEN_FDS": str(len(passed)), **env},
             pass_fds=high,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output,
+            stderr=errors,
             text=True,
         )
     finally:

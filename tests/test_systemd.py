@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cortexd.config import Settings
 from cortexd.systemd import Notifier, consume_environment, listen_sockets, watchdog_interval
 from tests.service_manager import ServiceManager, activate
 
@@ -296,9 +297,10 @@ def setting(unit: str, section: str, key: str) -> str:
 
 
 def test_the_socket_is_the_one_that_the_daemon_looks_for() -> None:
-    assert setting("cortexd.socket", "Socket", "ListenStream") == "127.0.0.1:11435"
+    server = Settings().server
+    assert setting("cortexd.socket", "Socket", "ListenStream") == f"{server.host}:{server.port}"
     assert setting("cortexd.socket", "Socket", "FileDescriptorName") == "api"
 
 
 def test_the_manager_is_more_patient_than_the_daemon_drains() -> None:
-    assert float(setting("cortexd.service", "Service", "TimeoutStopSec")) > 30
+    assert float(setting("cortexd.service", "Service", "TimeoutStopSec")) > Settings().server.drain_s + 10

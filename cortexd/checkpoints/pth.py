@@ -1,13 +1,14 @@
 """The header of a .pth file: PyTorch's zip archive of one pickle and one uncompressed member for each storage."""
 
 import io
+import math
 import os
 import struct
 import zipfile
 from typing import BinaryIO
 
 from cortexd.checkpoints.problem import damaged, quoted, unsupported
-from cortexd.checkpoints.state_pickle import PickledTensor, Storage, read_state_pickle
+from cortexd.checkpoints.state_pickle import PickledTensor, read_state_pickle
 from cortexd.checkpoints.tensor import DTYPE_BYTES, MAX_DIMENSIONS, MAX_TENSORS, TensorHeader
 
 _MAX_PICKLE = 16 * 2**20  # bytes
@@ -59,3 +60,53 @@ class _Window(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
+
+
+def _members(archive: zipfile.ZipFile, size: int, name: str) -> dict[str, int]:
+    """Member names and their sizes; all stored as they are, one after the other, within the file."""
+    members: dict[str, int] = {}
+    for info in archive.infolist():
+        if len(members) > 2 * MAX_TENSORS:
+            raise unsupported(name, f"has more than {2 * MAX_TENSORS} members; no model needs so many")
+        if info.filename in members:
+            raise damaged(name, f"its archive holds {quoted(info.filename)} twice")
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise unsupported(name, "is compressed, which PyTorch never does; write it again with torch.save")
+        if info.header_offset + _LOCAL_HEADER + info.file_size > size:
+            raise damaged(name, f"its member {quoted(info.filename)} ends behind the end of the file")
+        members[info.filename] = info.file_size
+    return members
+
+
+def _root(members: dict[str, int], name: str) -> str:
+    """The folder inside the archive that holds everything, with its slash."""
+    roots = [member.removesuffix("data.pkl") for member in members if member.endswith("/data.pkl")]
+    if len(roots) != 1:
+        raise unsupported(name, "is a zip archive, but not a PyTorch checkpoint; cortexd reads .pth and .safetensors")
+    if members[f"{roots[0]}data.pkl"] > _MAX_PICKLE:
+        raise unsupported(name, f"has an index of more than {_MAX_PICKLE} bytes; no model needs so many")
+    return roots[0]
+
+
+def _tensors(
+    pickled: dict[str, PickledTensor], storages: dict[str, int], size: int, name: str
+) -> dict[str, TensorHeader]:
+    """What the pickle says of each tensor, held against the storages that are there."""
+    if len(pickled) > MAX_TENSORS:
+        raise unsupported(name, f"has {len(pickled)} tensors; no model needs more than {MAX_TENSORS}")
+    return {key: _tensor(key, tensor, storages, size, name) for key, tensor in pickled.items()}
+
+
+def _tensor(key: str, tensor: PickledTensor, storages: dict[str, int], size: int, name: str) -> TensorHeader:
+    storage, width = tensor.storage, DTYPE_BYTES[tensor.storage.dtype]
+    if storages.get(storage.key) != storage.elements * width:
+        raise damaged(name, f"the numbers of {quoted(key)} are missing or cut off")
+    if len(tensor.shape) > MAX_DIMENSIONS or len(tensor.shape) != len(tensor.strides):
+        raise damaged(name, f"the tensor {quoted(key)} has an impossible shape")
+    if min((*tensor.shape, *tensor.strides, tensor.offset), default=0) < 0 or max(tensor.shape, default=0) > size:
+        raise damaged(name, f"the tensor {quoted(key)} has an impossible shape")
+    header = TensorHeader(dtype=storage.dtype, shape=tensor.shape, bytes=math.prod(tensor.shape) * width, file=name)
+    last = tensor.offset + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
+    if header.elements and last >= storage.elements:
+        raise damaged(name, f"the tensor {quoted(key)} reaches beyond its numbers")
+    return header

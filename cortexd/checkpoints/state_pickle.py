@@ -101,7 +101,7 @@ class _Machine:
             b"(": self._mark,
             b"}": lambda: self._stack.append({}),
             b"]": lambda: self._stack.append([]),
-            b"t": lambda: self._stack.append(tuple(self._pop_to_mark())),
+            b"t": self._close_tuple,
             b"X": self._text,
             b"\x8a": self._long,
             b"c": self._global,
@@ -168,6 +168,10 @@ class _Machine:
             raise _Malformed
         self._stack[-count:] = [tuple(self._stack[-count:])]
 
+    def _close_tuple(self) -> None:
+        items = self._pop_to_mark()
+        self._stack.append(tuple(items))
+
     def _mark(self) -> None:
         self._outer.append(self._stack)
         self._stack = []
@@ -200,10 +204,10 @@ class _Machine:
         match function, arguments:
             case _Global("collections", _), ():
                 self._stack.append({})
-            case _Global(_, "_rebuild_parameter"), (PickledTensor() as tensor, *_):
-                self._stack.append(tensor)
-            case _Global(_, "_rebuild_tensor_v2"), (Storage() as storage, int(offset), tuple(shape), tuple(strides), *_):
-                self._stack.append(PickledTensor(storage, offset, _integers(shape), _integers(strides)))
+            case _Global(_, "_rebuild_parameter"), tuple():
+                self._stack.append(_first_tensor(cast("tuple[object, ...]", arguments)))
+            case _Global(_, "_rebuild_tensor_v2"), tuple():
+                self._stack.append(_tensor(cast("tuple[object, ...]", arguments)))
             case _:
                 raise _Malformed
 
@@ -236,8 +240,24 @@ class _Machine:
         cast("list[object]", self._stack[-1]).extend(items)
 
 
-def _integers(values: tuple[object, ...]) -> tuple[int, ...]:
-    integers = tuple(value for value in values if isinstance(value, int))
-    if len(integers) < len(values):
+def _first_tensor(arguments: tuple[object, ...]) -> PickledTensor:
+    if not arguments or not isinstance(arguments[0], PickledTensor):
+        raise _Malformed
+    return arguments[0]
+
+
+def _tensor(arguments: tuple[object, ...]) -> PickledTensor:
+    if len(arguments) < 4:
+        raise _Malformed
+    storage, offset, shape, strides = arguments[:4]
+    if not isinstance(storage, Storage) or not isinstance(offset, int):
+        raise _Malformed
+    return PickledTensor(storage, offset, _integers(shape), _integers(strides))
+
+
+def _integers(values: object) -> tuple[int, ...]:
+    items = cast("tuple[object, ...]", values) if isinstance(values, tuple) else (values,)
+    integers = tuple(item for item in items if isinstance(item, int))
+    if len(integers) < len(items):
         raise _Malformed
     return integers

@@ -13,6 +13,7 @@ import sys
 
 from cortexd import wire
 from cortexd.rwkv import worker
+from cortexd.rwkv.tokenizer import world_tokenizer
 
 
 def serve(control: socket.socket) -> None:
@@ -23,6 +24,7 @@ def serve(control: socket.socket) -> None:
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal goes to the whole group; the daemon decides
     children: set[int] = set()
+    world_tokenizer()
     gc.freeze()  # the collector of a child would otherwise write to every page it shares
     while True:
         ready, _, _ = select.select([control, woken], [], [])

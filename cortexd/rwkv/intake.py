@@ -19,14 +19,16 @@ class Intake:
         self._tokenizer = tokenizer
         self._template = template
         self._context = context  # most prompt tokens
-        self._uncounted = tokenizer.uncounted
+        self._uncounted = uncounted(tokenizer)
 
     def sequence(self, request: Generate) -> Sequence:
         """Raises BadRequest, with the field that is wrong in `param`."""
-        stops, opened, text = list(request.stop), "", ""
+        stops, text = list(request.stop), ""
+        reply: ReplyParser | None = None
         if isinstance(request.prompt, ChatPrompt):
             rendered = self._template.render(request.prompt)
-            stops, opened = stops + rendered.stops, rendered.opened
+            stops += rendered.stops
+            reply = ReplyParser(rendered.opened)
             tokens = self._encode(rendered.text, "messages")
         elif isinstance(request.prompt, TextPrompt):
             text = request.prompt.text
@@ -41,14 +43,13 @@ class Intake:
                 param="messages" if isinstance(request.prompt, ChatPrompt) else "prompt",
             )
         self._check_ids(list(request.sampling.logit_bias), "logit_bias")
-        chat = isinstance(request.prompt, ChatPrompt)
         return Sequence(
             request.id,
             tokens or [self._tokenizer.end_of_text],  # an empty prompt is the start of a fresh document
             tokenizer=self._tokenizer,
             sampler=SamplerState(request.sampling, self._uncounted),
             stops=stops,
-            reply=ReplyParser(opened) if chat else ReplyParser(None),
+            reply=reply,
             max_tokens=request.max_tokens or self._context,
             echo=text if request.echo else "",
         )
@@ -71,3 +72,14 @@ class Intake:
                 raise BadRequest(
                     f"Token id {token} is outside this model's vocabulary of {self._shape.vocabulary}.", param=param
                 )
+
+
+def uncounted(tokenizer: Tokenizer) -> frozenset[int]:
+    """Tokens that RWKV's penalties leave alone: blank, tab and the digits."""
+    return frozenset(token for character in " \t0123456789" for token in tokenizer.encode(character))
+
+
+def without_text(tokenizer: Tokenizer) -> list[int]:
+    """Ids that a model may give a probability but that mean nothing: never to be drawn."""
+    ids = range(tokenizer.vocabulary)
+    return [token for token in ids if token != tokenizer.end_of_text and not tokenizer.token_bytes(token)]

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_VECTORS = 32  # numbers: two vectors of AVX-512, the step of torch's elementwise loops
 _PROBE = 64  # rows, width and outputs of the matrices that `least_rows` tries
 
 
@@ -45,8 +46,10 @@ class LowRank:
     """f(x W₁) W₂ with W₁ `[in, rank]` and W₂ `[rank, out]`, as RWKV-7 makes decay, gates and mixing weights."""
 
     def __init__(self, inner: Tensor, outer: Tensor) -> None:
-        self.inner = Linear(inner.t().contiguous())
-        self.outer = Linear(outer.t().contiguous())
+        # Elementwise functions treat what is left over after whole vectors by another formula: no row may end in one.
+        missing = -inner.shape[1] % _VECTORS
+        self.inner = Linear(F.pad(inner.t(), (0, 0, 0, missing)).contiguous())
+        self.outer = Linear(F.pad(outer.t(), (0, missing)).contiguous())
 
     def plain(self, x: Tensor) -> Tensor:
         return self.outer(self.inner(x))

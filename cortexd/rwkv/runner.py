@@ -21,9 +21,9 @@ class Runner:
         checkpoint = Checkpoint(path, report)
         self.shape = checkpoint.shape
         self.strategy = parse_strategy(strategy, self.shape.dtype)
+        self.pool = StatePool(self.shape, slots)
         with torch.inference_mode():
             self.model = Rwkv7(checkpoint.take, checkpoint.big(self.strategy.dtype), self.shape)
-            self.pool = StatePool(self.shape, slots)
             least_rows(self.strategy.dtype, torch.get_num_threads())
             self._probe(checkpoint.name)
 

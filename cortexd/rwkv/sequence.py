@@ -22,7 +22,7 @@ class Sequence:
         tokenizer: Tokenizer,
         sampler: SamplerState,
         stops: Items[str],
-        reply: ReplyParser,
+        reply: ReplyParser | None,
         max_tokens: int,
         echo: str = "",
     ) -> None:
@@ -71,17 +71,25 @@ class Sequence:
             if stopped:
                 return self._finish("stop", released + tail)
             return self._finish("length", released + tail + self._stops.finish())
-        reasoning, content = self._reply.feed(released)
-        if self._reply.reasoning:
-            self._reasoned += 1
+        reasoning, content = self._parse(released)
         return self._delta(content, reasoning)
 
     def _finish(self, finish: Finish, text: str) -> Delta:
-        reasoning, content = self._reply.feed(text)
-        more_reasoning, more_content = self._reply.finish()
+        reasoning, content = self._parse(text)
+        if self._reply is not None:
+            more_reasoning, more_content = self._reply.finish()
+            reasoning, content = reasoning + more_reasoning, content + more_content
         usage = Usage(self.prompt_tokens, self._generated, self._reasoned)
-        text = self._take_echo() + content + more_content
-        return Delta(self.id, text, reasoning + more_reasoning, finish, usage)
+        return Delta(self.id, self._take_echo() + content, reasoning, finish, usage)
+
+    def _parse(self, text: str) -> tuple[str, str]:
+        """Reasoning and content; a continued text is content as it stands."""
+        if self._reply is None:
+            return "", text
+        reasoning, content = self._reply.feed(text)
+        if reasoning:
+            self._reasoned = self._generated  # thinking comes first
+        return reasoning, content
 
     def _delta(self, content: str, reasoning: str) -> Delta | None:
         text = self._take_echo() + content

@@ -12,7 +12,7 @@ import torch
 
 from cortexd import wire
 from cortexd.errors import CortexdError
-from cortexd.rwkv.intake import Intake
+from cortexd.rwkv.intake import Intake, without_text
 from cortexd.rwkv.prompt import template_for
 from cortexd.rwkv.runner import Runner
 from cortexd.rwkv.sampling import sample
@@ -70,7 +70,7 @@ class Worker:
         shape = self.runner.shape
         tokenizer = tokenizer_for(shape.vocabulary)
         template = template_for(load.template, Path(load.path).stem)
-        self._banned = torch.tensor(tokenizer.banned, dtype=torch.int64)
+        self._banned = torch.tensor(without_text(tokenizer), dtype=torch.int64)
         self._intake = Intake(shape, tokenizer, template, load.context)
         self._scheduler = Scheduler(self.runner.pool, load.prefill_budget)
         self.facts = wire.Loaded(

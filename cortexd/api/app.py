@@ -1,0 +1,52 @@
+"""The application: which URL goes where."""
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cortexd.api.gate import Gate
+from cortexd.api.models import ModelEndpoints
+from cortexd.api.openai import chat_endpoint, completion_endpoint
+from cortexd.api.probes import Probes
+from cortexd.api.refusals import refusal
+from cortexd.daemon import Daemon
+from cortexd.errors import CortexdError, MethodNotAllowed, UnknownRoute
+
+
+def create_app(daemon: Daemon) -> Starlette:
+    models, probes = ModelEndpoints(daemon), Probes(daemon)
+    app = Starlette(
+        routes=[
+            Route("/v1/models", models.all, methods=["GET"]),
+            Route("/v1/models/{id:path}", models.one, methods=["GET"]),
+            Route("/v1/chat/completions", chat_endpoint(daemon), methods=["POST"]),
+            Route("/v1/completions", completion_endpoint(daemon), methods=["POST"]),
+            Route("/healthz", probes.alive, methods=["GET"]),
+            Route("/health", probes.alive, methods=["GET"]),
+            Route("/readyz", probes.ready, methods=["GET"]),
+            Route("/version", probes.version, methods=["GET"]),
+        ],
+        middleware=[Middleware(Gate, host=daemon.settings.server.host)],
+        exception_handlers={CortexdError: _refused, HTTPException: _misrouted},
+    )
+    app.router.redirect_slashes = False  # a URL is right or it is unknown
+    return app
+
+
+async def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's signature
+    assert isinstance(error, CortexdError)
+    return refusal(error)
+
+
+async def _misrouted(request: Request, error: Exception) -> Response:
+    """Of what Starlette itself refuses: no route, or not with this method."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == MethodNotAllowed.status:
+        response = refusal(MethodNotAllowed(f"This URL does not take {request.method}."))
+    else:
+        response = refusal(UnknownRoute())
+    response.headers.update(error.headers or {})
+    return response

@@ -1,0 +1,126 @@
+"""The routes of OpenAI's API: what they take from a request and whom they hand it to."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Iterable
+from time import time
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope, Send
+
+from cortexd import __version__
+from cortexd.api.account import Account
+from cortexd.api.decoding import BodyDecoder
+from cortexd.api.dialects import ChatDialect, Dialect, Heading, TextDialect
+from cortexd.api.schema import ChatRequest, CompletionRequest
+from cortexd.api.streaming import Exchange, Manner
+from cortexd.api.translation import generation_requests
+from cortexd.catalogue.spec import ModelSpec
+from cortexd.daemon import Daemon
+from cortexd.errors import BodyTooLarge, CortexdError, UnknownModel, UnsupportedCheckpoint
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MOST_NAMES = 32  # of ignored fields, told to a client
+_PATIENCE = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
+
+
+class AnswerEndpoint:
+    """ASGI endpoint of a route that answers prompts."""
+
+    def __init__(
+        self, daemon: Daemon, route: str, body: type[ChatRequest] | type[CompletionRequest], dialect: type[Dialect]
+    ) -> None:
+        self.route = route
+        self._daemon = daemon
+        self._decoder = BodyDecoder[ChatRequest | CompletionRequest](body)
+        self._dialect = dialect
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        account = Account(request.state.request_id, self.route)
+        try:
+            exchange = await self._exchange(request, account)
+            await exchange(scope, receive, send)
+        except CortexdError as error:
+            account.failed(error)
+            raise
+        except (ClientDisconnect, asyncio.CancelledError):
+            account.client_left()
+            raise
+        except Exception:
+            account.failed(CortexdError())
+            raise
+        finally:
+            self._daemon.events.publish(account.event())
+
+    async def _exchange(self, request: Request, account: Account) -> Exchange:
+        """Raises CortexdError for whatever can be known to be wrong before the model is asked."""
+        settings = self._daemon.settings.server
+        asked, ignored = self._decoder.decode(await read_body(request, settings.max_body_bytes))
+        spec = await find_model(self._daemon, asked.model)
+        account.model = spec.name
+        if spec.problem is not None:
+            raise UnsupportedCheckpoint(spec.problem)
+        usage_asked = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+        manner = Manner(
+            stream=bool(asked.stream),
+            patience=_patience(request.headers),
+            comment_s=settings.loading_comment_s,
+            usage_asked=usage_asked,
+            headers=_told_of(ignored),
+        )
+        heading = Heading(int(time()), spec.name, _fingerprint(spec), usage_asked)
+        requests = generation_requests(asked, spec)
+        return Exchange(self._daemon.supervisor, spec, requests, self._dialect(heading), manner, account)
+
+
+def chat_endpoint(daemon: Daemon) -> AnswerEndpoint:
+    return AnswerEndpoint(daemon, "/v1/chat/completions", ChatRequest, ChatDialect)
+
+
+def completion_endpoint(daemon: Daemon) -> AnswerEndpoint:
+    return AnswerEndpoint(daemon, "/v1/completions", CompletionRequest, TextDialect)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body; raises BodyTooLarge before more than `limit` bytes are held, whether or not a length was declared."""
+    too_large = BodyTooLarge(f"The request body is larger than {limit} bytes.")
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise too_large
+    body = bytearray()
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise too_large
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+async def find_model(daemon: Daemon, name: str) -> ModelSpec:
+    """Looks into the directories again before it says no; raises UnknownModel."""
+    try:
+        return daemon.catalogue.resolve(name)
+    except UnknownModel:
+        await daemon.refresh_catalogue()
+        return daemon.catalogue.resolve(name)
+
+
+def _fingerprint(spec: ModelSpec) -> str:
+    """Changes with whatever may change the answers: the weights, how they are run, and this program."""
+    return f"fp_{hashlib.sha256(f'{__version__} {spec.hash}'.encode()).hexdigest()[:12]}"
+
+
+def _told_of(ignored: Iterable[str]) -> dict[str, str]:
+    plain = [name for name in ignored if _PLAIN_NAME.fullmatch(name)][:_MOST_NAMES]
+    return {"x-cortexd-ignored": ", ".join(plain)} if plain else {}
+
+
+def _patience(headers: Headers) -> float | None:
+    """Of `Prefer: wait=N` (RFC 7240)."""
+    match = _PATIENCE.search(headers.get("prefer", ""))
+    return float(match[1]) if match else None

@@ -1,0 +1,255 @@
+"""Stand-ins for the parts that a test does not test: an engine that follows a script, and a daemon without processes."""
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from cortexd.catalogue.spec import ModelSpec
+from cortexd.config import Settings
+from cortexd.daemon import Readiness
+from cortexd.engines.protocol import EngineFacts, GenerationRequest, LoadProgress
+from cortexd.errors import BadRequest, CortexdError, EngineDied, LoadFailed, UnknownModel
+from cortexd.events import Event, EventBus, RequestEnded
+from cortexd.lifecycle.supervisor import Policy, Supervisor
+from cortexd.wire import ChatPrompt, Delta, Prompt, TextPrompt, Usage
+
+_PIECE = re.compile(r"\s*\S+\s*")
+
+
+class Reply:
+    """What a fake engine says to one prompt: a word a delta, then `error` or a finish."""
+
+    def __init__(
+        self,
+        text: str = "",
+        *,
+        thought: str = "",
+        error: Exception | None = None,
+        endless: bool = False,
+        gate: asyncio.Event | None = None,
+    ) -> None:
+        self.text = text
+        self.thought = thought
+        self.error = error
+        self.endless = endless  # says `text` again and again
+        self.gate = gate  # waited for before each delta
+        self.then: Reply | None = None  # said in its place from the second time on
+
+
+class Script:
+    """How all engines of one model behave, through all its incarnations."""
+
+    def __init__(self) -> None:
+        self.replies: dict[str, Reply] = {}
+        self.otherwise = Reply("Hello, dear world!")
+        self.loading = asyncio.Event()  # a load ends only while this is set
+        self.loading.set()
+        self.load_error: str | None = None
+        self.engines: list[FakeEngine] = []
+
+    def reply_to(self, prompt: str) -> Reply:
+        reply = self.replies.get(prompt, self.otherwise)
+        if reply.then is not None:
+            self.replies[prompt] = reply.then
+        return reply
+
+    @property
+    def generations(self) -> list["FakeGeneration"]:
+        return [generation for engine in self.engines for generation in engine.generations]
+
+
+class FakeGeneration:
+    """Implements `cortexd.engines.protocol.Generation`. A token is a word; a prompt has as many tokens as words."""
+
+    def __init__(self, request: GenerationRequest, reply: Reply, died: asyncio.Event) -> None:
+        self.request = request
+        self.cancelled = False
+        self.finished = False
+        self._reply = reply
+        self._died = died
+        text, self._finish = _shortened(reply.text, request)
+        self._thoughts = _PIECE.findall(reply.thought)
+        self._words = _PIECE.findall(text)
+        self.said = 0
+
+    def __aiter__(self) -> "FakeGeneration":
+        return self
+
+    async def __anext__(self) -> Delta:
+        await asyncio.sleep(0)
+        if self._reply.gate is not None and not self.cancelled:
+            await self._reply.gate.wait()
+        if self.cancelled or self.finished:
+            raise StopAsyncIteration
+        if self._died.is_set():
+            raise EngineDied
+        said, self.said = self.said, self.said + 1
+        if said < len(self._thoughts):
+            return Delta(0, reasoning=self._thoughts[said])
+        word = said - len(self._thoughts)
+        if self._reply.endless:
+            return Delta(0, self._words[word % len(self._words)])
+        if word < len(self._words):
+            return Delta(0, self._words[word])
+        if self._reply.error is not None:
+            raise self._reply.error
+        self.finished = True
+        usage = Usage(len(prompt_text(self.request.prompt).split()), said, len(self._thoughts))
+        return Delta(0, finish=self._finish, usage=usage)
+
+    def cancel(self) -> None:
+        self.cancelled = self.cancelled or not self.finished
+
+
+class FakeEngine:
+    """Implements `cortexd.engines.protocol.Engine` by a script."""
+
+    def __init__(self, spec: ModelSpec, script: Script) -> None:
+        self.spec = spec
+        self.generations: list[FakeGeneration] = []
+        self.stopped = False
+        self._script = script
+        self._died = asyncio.Event()
+
+    async def start(self, report: Callable[[LoadProgress], None]) -> EngineFacts:
+        report(LoadProgress("reading", 0.4))
+        await self._script.loading.wait()
+        if self._script.load_error is not None:
+            raise LoadFailed(self._script.load_error)
+        return EngineFacts(description="fake", context=1000, loaded_bytes=1_000_000)
+
+    async def probe(self) -> None:
+        pass
+
+    def generate(self, request: GenerationRequest) -> FakeGeneration:
+        reply = self._script.reply_to(prompt_text(request.prompt))
+        generation = FakeGeneration(request, reply, self._died)
+        self.generations.append(generation)
+        return generation
+
+    async def ping(self) -> None:
+        if self._died.is_set():
+            raise EngineDied
+
+    async def stop(self, grace: float) -> None:
+        self.stopped = True
+        self._died.set()
+
+    async def ended(self) -> str:
+        await self._died.wait()
+        if self.stopped:
+            await asyncio.get_running_loop().create_future()
+        return "it was told to"
+
+    def die(self) -> None:
+        self._died.set()
+
+
+class FakeCatalogue:
+    """Specs in memory; what `arrives` is seen after the next refresh, as a new file is."""
+
+    def __init__(self, specs: Sequence[ModelSpec]) -> None:
+        self.arrives: list[ModelSpec] = []
+        self._specs = list(specs)
+
+    def specs(self) -> list[ModelSpec]:
+        return list(self._specs)
+
+    def resolve(self, name: str) -> ModelSpec:
+        for spec in self._specs:
+            if name.lower() in (spec.name, *spec.aliases):
+                return spec
+        raise UnknownModel(f"There is no model {name!r}.", param="model")
+
+    def refresh(self) -> None:
+        self._specs += self.arrives
+        self.arrives = []
+
+
+class FakeDaemon:
+    """In the place of `cortexd.daemon.Daemon`: real settings, supervisor and events over fake engines and models."""
+
+    def __init__(
+        self, *specs: ModelSpec, settings: Settings | None = None, comment_s: float = 3.0, **policy: float
+    ) -> None:
+        server = {"drain_s": 0.0, "loading_comment_s": comment_s}
+        self.settings = settings or msgspec.convert({"server": server}, Settings)
+        self.catalogue = FakeCatalogue(specs or [ModelSpec(name="goose", source="file", path="/goose.pth")])
+        self.events = EventBus()
+        self.scripts: dict[str, Script] = {}
+        self.ended: asyncio.Queue[RequestEnded] = asyncio.Queue()
+        self.all_ended: list[RequestEnded] = []
+        self.bugs: list[BaseException] = []
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.checks = {"supervisor": "ok"}
+        self.refreshes = 0
+        policy = {"keep_alive": -1.0, "ping_interval": 3600.0, **policy}
+        self.supervisor = Supervisor(
+            self._make_engine, msgspec.convert(policy, Policy, strict=False), self.events.publish, self.bugs.append
+        )
+        self._listening = self.events.subscribed(self._note)
+        self._listening.__enter__()
+
+    def script(self, name: str = "goose") -> Script:
+        return self.scripts.setdefault(name, Script())
+
+    def leases(self, name: str = "goose") -> int:
+        """Requests that hold this model or wait for it."""
+        status = self.supervisor.status(self.catalogue.resolve(name))
+        return status.leases + status.waiting
+
+    async def make_ready(self, name: str = "goose") -> None:
+        async with self.supervisor.lease(self.catalogue.resolve(name), owner="test"):
+            pass
+
+    async def refresh_catalogue(self) -> None:
+        self.refreshes += 1
+        self.catalogue.refresh()
+
+    def readiness(self) -> Readiness:
+        return Readiness(all(check == "ok" for check in self.checks.values()), self.checks)
+
+    async def close(self) -> None:
+        await self.supervisor.close(0.0)
+
+    def _make_engine(self, spec: ModelSpec) -> FakeEngine:
+        engine = FakeEngine(spec, self.script(spec.name))
+        self.script(spec.name).engines.append(engine)
+        return engine
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, RequestEnded):
+            self.ended.put_nowait(event)
+            self.all_ended.append(event)
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """The last turn of a chat, a text, or token ids as decimal numbers."""
+    if isinstance(prompt, ChatPrompt):
+        return prompt.turns[-1].text
+    if isinstance(prompt, TextPrompt):
+        return prompt.text
+    return " ".join(map(str, prompt.tokens))
+
+
+def refusing(message: str, param: str | None = None) -> Reply:
+    return Reply(error=BadRequest(message, param=param))
+
+
+def failing(error: CortexdError, after: str = "") -> Reply:
+    return Reply(after, error=error)
+
+
+def _shortened(text: str, request: GenerationRequest) -> tuple[str, str]:
+    """Up to the first stop string and no longer than max_tokens, with the finish that this means."""
+    ends = [text.find(stop) for stop in request.stop if stop in text]
+    if request.echo:
+        text = prompt_text(request.prompt) + text
+    if ends:
+        return text[: min(ends)], "stop"
+    words = _PIECE.findall(text)
+    if request.max_tokens is not None and len(words) > request.max_tokens:
+        return "".join(words[: request.max_tokens]), "length"
+    return text, "stop"
