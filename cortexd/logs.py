@@ -35,7 +35,7 @@ def say(message: str, **facts: Any) -> None:
 
 def log_event(event: Event) -> None:
     """A listener for the event bus: one line per event."""
-    facts = msgspec.to_builtins(event)
-    name = facts.pop("event")
+    facts: dict[str, Any] = msgspec.to_builtins(event)
+    name: str = facts.pop("event")
     facts.pop("at")
     say(_NAMES.get(name, name), **facts)

@@ -31,7 +31,7 @@ async def connect(address: str | None) -> AsyncGenerator[httpx.AsyncClient]:
 
 async def is_there(client: httpx.AsyncClient) -> bool:
     try:
-        return (await client.get("/healthz", timeout=2.0)).status_code == httpx.codes.OK
+        return (await client.get("/healthz", timeout=2.0)).is_success
     except httpx.TransportError:
         return False
 
@@ -66,7 +66,7 @@ async def stream(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> 
 
 
 async def raise_for_error(response: httpx.Response) -> None:
-    if response.status_code < httpx.codes.BAD_REQUEST:
+    if not response.is_error:
         return
     await response.aread()
     try:

@@ -1,6 +1,5 @@
 """`cortexd serve`: settings, daemon, application, server."""
 
-import asyncio
 import os
 import socket
 from typing import Any

@@ -111,6 +111,7 @@ class ForkServer:
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", self._module, str(theirs.fileno()), pass_fds=[theirs.fileno()],
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # numpy would start threads as soon as it is imported
                 stdin=asyncio.subprocess.DEVNULL, stdout=2,
             )  # fmt: skip
         self._control = ours

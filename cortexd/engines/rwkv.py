@@ -6,6 +6,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 from cortexd import wire
 from cortexd.catalogue.spec import ModelSpec
@@ -253,8 +254,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's have another base class
 
     def data_received(self, data: bytes) -> None:
         for frame in self._frames.feed(data):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType] - its paths are untyped
 from torch import Tensor
 
 from cortexd.checkpoints.header import Header, read_header
@@ -67,9 +67,7 @@ def _map_safetensors(path: str, header: Header) -> dict[str, Tensor]:
     place = Path(path)
     files = {place / tensor.file for tensor in header.tensors.values()} if place.is_dir() else {place}
     for file in files:
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - not a mapping
-                tensors[name] = opened.get_tensor(name)
+        tensors |= load_file(file)  # pyright: ignore[reportUnknownMemberType]
     return tensors
 
 

@@ -10,21 +10,23 @@ import select
 import signal
 import socket
 import sys
+import traceback
+from types import FrameType
 
 from cortexd import wire
 from cortexd.rwkv import worker
-from cortexd.rwkv.tokenizer import world_tokenizer
+from cortexd.rwkv.tokenizer import WorldTokenizer, tokenizer_for
 
 
 def serve(control: socket.socket) -> None:
     """Obey the daemon at the other end of `control` (SOCK_SEQPACKET) until it is gone."""
     assert len(os.listdir("/proc/self/task")) == 1, "a fork server must not have threads"
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGCHLD, _wake)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal goes to the whole group; the daemon decides
     children: set[int] = set()
-    world_tokenizer()
+    tokenizer_for(WorldTokenizer.vocabulary)  # made once, shared by all
     gc.freeze()  # the collector of a child would otherwise write to every page it shares
     while True:
         ready, _, _ = select.select([control, woken], [], [])
@@ -36,6 +38,10 @@ def serve(control: socket.socket) -> None:
             if not packet:
                 return
             children.add(_fork(control, wire.decode_fork(packet).ticket, fds[0]))
+
+
+def _wake(signum: int, frame: FrameType | None) -> None:
+    pass
 
 
 def _fork(control: socket.socket, ticket: int, fd: int) -> int:
@@ -55,8 +61,8 @@ def _become_worker(control: socket.socket, fd: int) -> None:
         control.close()
         worker.main(socket.socket(fileno=fd))
         status = 0
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException:  # whatever it is, this process must not go on as a second fork server
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(status)

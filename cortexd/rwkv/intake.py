@@ -8,8 +8,6 @@ from cortexd.rwkv.sequence import Sequence
 from cortexd.rwkv.tokenizer import Tokenizer
 from cortexd.wire import ChatPrompt, Generate, TextPrompt
 
-_LONGEST_TOKEN = 128  # bytes, of the World vocabulary
-
 
 class Intake:
     """Renders and tokenizes prompts and checks what only the model can know: its vocabulary and its context."""
@@ -19,7 +17,7 @@ class Intake:
         self._tokenizer = tokenizer
         self._template = template
         self._context = context  # most prompt tokens
-        self._uncounted = uncounted(tokenizer)
+        self._uncounted = tokenizer.uncounted
 
     def sequence(self, request: Generate) -> Sequence:
         """Raises BadRequest, with the field that is wrong in `param`."""
@@ -35,13 +33,10 @@ class Intake:
             tokens = self._encode(text, "prompt")
         else:
             tokens = request.prompt.tokens
+            if len(tokens) > self._context:
+                raise self._too_long("prompt")
             self._check_ids(tokens, "prompt")
             text = b"".join(map(self._tokenizer.token_bytes, tokens)).decode(errors="replace") if request.echo else ""
-        if len(tokens) > self._context:
-            raise ContextExceeded(
-                f"The prompt has {len(tokens)} tokens and this model takes at most {self._context}; shorten it.",
-                param="messages" if isinstance(request.prompt, ChatPrompt) else "prompt",
-            )
         self._check_ids(list(request.sampling.logit_bias), "logit_bias")
         return Sequence(
             request.id,
@@ -55,16 +50,18 @@ class Intake:
         )
 
     def _encode(self, text: str, param: str) -> list[int]:
-        # Without tokenizing megabytes for nothing: a token is never longer than this.
-        if len(text) > self._context * _LONGEST_TOKEN:
-            raise ContextExceeded(
-                f"The prompt has {len(text)} characters and this model takes at most {self._context} tokens; shorten it.",
-                param=param,
-            )
         try:
-            return self._tokenizer.encode(text)
+            tokens = self._tokenizer.encode(text, self._context)
         except BadRequest as error:
             raise BadRequest(error.message, param=param) from error
+        if len(tokens) > self._context:
+            raise self._too_long(param)
+        return tokens
+
+    def _too_long(self, param: str) -> ContextExceeded:
+        return ContextExceeded(
+            f"The prompt has more than the {self._context} tokens that this model takes; shorten it.", param=param
+        )
 
     def _check_ids(self, ids: list[int], param: str) -> None:
         for token in ids:
@@ -72,14 +69,3 @@ class Intake:
                 raise BadRequest(
                     f"Token id {token} is outside this model's vocabulary of {self._shape.vocabulary}.", param=param
                 )
-
-
-def uncounted(tokenizer: Tokenizer) -> frozenset[int]:
-    """Tokens that RWKV's penalties leave alone: blank, tab and the digits."""
-    return frozenset(token for character in " \t0123456789" for token in tokenizer.encode(character))
-
-
-def without_text(tokenizer: Tokenizer) -> list[int]:
-    """Ids that a model may give a probability but that mean nothing: never to be drawn."""
-    ids = range(tokenizer.vocabulary)
-    return [token for token in ids if token != tokenizer.end_of_text and not tokenizer.token_bytes(token)]

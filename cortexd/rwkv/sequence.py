@@ -87,7 +87,7 @@ class Sequence:
         if self._reply is None:
             return "", text
         reasoning, content = self._reply.feed(text)
-        if reasoning:
+        if reasoning or self._reply.reasoning:
             self._reasoned = self._generated  # thinking comes first
         return reasoning, content
 

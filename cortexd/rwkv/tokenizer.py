@@ -2,6 +2,7 @@
 
 import ast
 import codecs
+import functools
 import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -104,8 +105,9 @@ class TextDecoder:
         return self._decoder.decode(b"", final=True)
 
 
+@functools.cache
 def tokenizer_for(vocabulary_rows: int) -> Tokenizer:
-    """The tokenizer of a model with so many rows; raises UnsupportedCheckpoint where none is known."""
+    """The tokenizer of a model with so many rows, made once; raises UnsupportedCheckpoint where none is known."""
     if vocabulary_rows == ByteTokenizer.vocabulary:
         return ByteTokenizer()
     if vocabulary_rows == WorldTokenizer.vocabulary:

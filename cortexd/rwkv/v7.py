@@ -125,7 +125,8 @@ def recurrence(streams: tuple[Tensor, ...], batch: Batch, state: Tensor) -> Tens
         state[slots] = new
         parts.append(y)
     row = ones
-    for slot, length in zip(batch.slots[ones:].tolist(), batch.lengths[ones:], strict=True):
+    for i, length in enumerate(batch.lengths[ones:], ones):
+        slot = int(batch.slots[i])
         r, w, k, v, kappa, a = (stream[row : row + length].unsqueeze(0) for stream in streams)
         y, new = ops.wkv7_chunked(r, w, k, v, kappa, a, state[slot].unsqueeze(0), CHUNK)
         state[slot] = new[0]

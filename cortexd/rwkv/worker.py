@@ -12,10 +12,10 @@ import torch
 
 from cortexd import wire
 from cortexd.errors import CortexdError
-from cortexd.rwkv.intake import Intake, without_text
+from cortexd.rwkv.intake import Intake
 from cortexd.rwkv.prompt import template_for
 from cortexd.rwkv.runner import Runner
-from cortexd.rwkv.sampling import sample
+from cortexd.rwkv.sampling import BrokenLogits, sample
 from cortexd.rwkv.scheduler import Scheduler
 from cortexd.rwkv.sequence import Sequence
 from cortexd.rwkv.tokenizer import tokenizer_for
@@ -70,7 +70,7 @@ class Worker:
         shape = self.runner.shape
         tokenizer = tokenizer_for(shape.vocabulary)
         template = template_for(load.template, Path(load.path).stem)
-        self._banned = torch.tensor(without_text(tokenizer), dtype=torch.int64)
+        self._banned = torch.tensor(tokenizer.banned, dtype=torch.int64)
         self._intake = Intake(shape, tokenizer, template, load.context)
         self._scheduler = Scheduler(self.runner.pool, load.prefill_budget)
         self.facts = wire.Loaded(
@@ -119,8 +119,8 @@ class Worker:
         if chosen:
             logits, rows = self.runner.run([sequence.next_piece() for sequence in chosen])
             drawing = [chosen[row] for row in rows]
-            for sequence, row in zip(drawing, logits.split(1), strict=True):
-                if (delta := self._draw(sequence, row)) is not None:
+            for i, sequence in enumerate(drawing):
+                if (delta := self._draw(sequence, logits[i : i + 1])) is not None:
                     deltas.append(delta)
         if deltas or self._rejected:
             self._send(wire.Step(deltas, self._rejected))
@@ -129,7 +129,7 @@ class Worker:
     def _draw(self, sequence: Sequence, logits: torch.Tensor) -> wire.Delta | None:
         try:
             (token,) = sample(logits, [sequence.sampler], self._banned)
-        except ValueError:
+        except BrokenLogits:
             self._scheduler.finish(sequence)
             message = "The model computed no finite numbers for this prompt; its weights may be damaged."
             self._rejected.append(wire.Rejected(sequence.id, message, code="model_error"))
@@ -155,7 +155,6 @@ def main(sock: socket.socket) -> None:
     (load,) = inbox.take(wait=True)
     assert isinstance(load, wire.Load), "the first command says what to load"
     torch.set_num_threads(load.threads)
-    torch.manual_seed(0)
     try:
         worker = Worker(sock, inbox, load)
     except CortexdError as error:
