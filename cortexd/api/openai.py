@@ -102,12 +102,15 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def find_model(daemon: Daemon, name: str) -> ModelSpec:
-    """Looks into the directories again before it says no; raises UnknownModel."""
+    """Looks into the directories again before it says no, or that a file is damaged; raises UnknownModel."""
     try:
-        return daemon.catalogue.resolve(name)
+        spec = daemon.catalogue.resolve(name)
+        if spec.problem is None:
+            return spec
     except UnknownModel:
-        await daemon.refresh_catalogue()
-        return daemon.catalogue.resolve(name)
+        pass
+    await daemon.refresh_catalogue()
+    return daemon.catalogue.resolve(name)
 
 
 def _fingerprint(spec: ModelSpec) -> str:

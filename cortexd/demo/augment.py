@@ -90,7 +90,7 @@ class Conversations:
     def question(self, group: Group) -> str:
         """A question of the group, as somebody might type it; never a held-out one."""
         wording = self._random.choice(self._random.choice(group.questions))
-        if self._chance(0.25):
+        if self._chance(0.35):
             return wording
         typed = self._mistyped(self._punctuated(self._cased(self._reworded(wording, group.topic))))
         return wording if not typed.strip() or plain(typed) in self._held_out else typed

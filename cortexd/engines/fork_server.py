@@ -91,8 +91,13 @@ class ForkServer:
         """A new worker; raises LoadFailed where none can be made."""
         try:
             async with asyncio.timeout(_START_TIMEOUT):
-                await self.start()
-                return await self._spawn()
+                try:
+                    await self.start()
+                    return await self._spawn()
+                except ConnectionError:  # it has ended, which is seen only now: once more, with a new one
+                    self._disconnect()
+                    await self.start()
+                    return await self._spawn()
         except (OSError, TimeoutError) as error:
             raise LoadFailed(f"No worker process can be started on this machine ({error or 'no answer'}).") from error
 

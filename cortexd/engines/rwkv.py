@@ -14,6 +14,8 @@ from cortexd.engines.fork_server import WorkerProcess
 from cortexd.engines.protocol import EngineFacts, EngineHost, GenerationRequest, LoadProgress
 from cortexd.errors import BadRequest, ContextExceeded, CortexdError, EngineDied, LoadFailed, ModelFault, ShuttingDown
 
+_WORTH_THREADS = 64 * 2**20  # bytes of weights below which threads wait for each other longer than they compute
+
 
 class RwkvGeneration:
     """One answer in the making; the deltas it has not been asked for yet wait here."""
@@ -66,11 +68,16 @@ class RwkvEngine:
         self._connection: _Connection | None = None
         self._generations: dict[int, RwkvGeneration] = {}
         self._ids = itertools.count(1)
-        self._pongs: dict[int, asyncio.Future[None]] = {}
+        self._pongs: dict[int, asyncio.Future[wire.Pong]] = {}
         self._loading: asyncio.Future[wire.Loaded] | None = None
         self._report: Callable[[LoadProgress], None] | None = None
         self._lost = asyncio.Event()
         self._stopping = False
+
+    @property
+    def pid(self) -> int:
+        """Of its worker; 0 while there is none."""
+        return self._worker.pid if self._worker is not None else 0
 
     async def start(self, report: Callable[[LoadProgress], None]) -> EngineFacts:
         if not self._spec.path:
@@ -124,13 +131,17 @@ class RwkvEngine:
         return generation
 
     async def ping(self) -> None:
+        await self.ask_load()
+
+    async def ask_load(self) -> wire.Pong:
+        """How many sequences run and wait, as the worker's loop itself says."""
         if self._lost.is_set():
             raise EngineDied
         nonce = next(self._ids)
         self._pongs[nonce] = asyncio.get_running_loop().create_future()
         try:
             self._send(wire.Ping(nonce))
-            await self._pongs[nonce]
+            return await self._pongs[nonce]
         finally:
             del self._pongs[nonce]
 
@@ -147,6 +158,7 @@ class RwkvEngine:
             await self._worker.exited()
         if self._connection is not None:
             self._connection.close()
+            await self._lost.wait()
         else:
             self._worker.socket.close()
 
@@ -162,7 +174,7 @@ class RwkvEngine:
             path=spec.path,
             strategy=spec.strategy,
             template=spec.template,
-            threads=spec.threads or self._host.threads,
+            threads=spec.threads or (1 if spec.size < _WORTH_THREADS else self._host.threads),
             slots=spec.max_concurrency,
             context=spec.limits.prompt_tokens,
             prefill_budget=self._host.prefill_budget,
@@ -186,9 +198,9 @@ class RwkvEngine:
             case wire.Progress(done, total):
                 if self._report is not None:
                     self._report(LoadProgress("reading", done / max(total, 1)))
-            case wire.Pong(nonce=nonce):
-                if (pong := self._pongs.get(nonce)) is not None and not pong.done():
-                    pong.set_result(None)
+            case wire.Pong():
+                if (pong := self._pongs.get(report.nonce)) is not None and not pong.done():
+                    pong.set_result(report)
             case wire.Loaded():
                 self._settle_load(report)
             case wire.LoadRefused(message):

@@ -29,9 +29,10 @@ class SamplerState:
         self._penalised = bool(sampling.presence_penalty or sampling.frequency_penalty)
 
     def uniform(self) -> float:
-        """A number of [0, 1) with 53 bits that depends on seed, choice and step alone."""
+        """A number between 0 and 1 that depends on seed, choice and step alone; 53 bits, the last one set, so never 0."""
         key = f"{self.sampling.seed}/{self.sampling.choice}/{self.step}"
-        return (int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) >> 11) * 2.0**-53
+        bits = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) >> 11
+        return (bits | 1) * 2.0**-53
 
     def adjust(self, logits: Tensor) -> None:
         """Adds biases to `logits` `[V]` and takes off presence + count x frequency, in place."""
