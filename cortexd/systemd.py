@@ -38,6 +38,11 @@ class Notifier:
         """A notifier to `NOTIFY_SOCKET`, or one that does nothing."""
         return cls(env.get("NOTIFY_SOCKET") or None)
 
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a service manager to tell."""
+        return self._address is not None
+
     def ready(self, status: str) -> bool:
         """Started, or reloaded. Repeat it on False: a daemon that never gets ready is ended by its manager."""
         return self._send("READY=1", _status(status))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cortexd import __version__
-from cortexd.errors import CortexdError, DaemonUnreachable, QueueFull, UnknownModel
+from cortexd.errors import CortexdError, DaemonUnreachable, InvalidConfiguration, QueueFull, UnknownModel
 
 _COMMANDS = {  # imported when used: `cortexd ps` must not pay for what `cortexd serve` needs
     "serve": "cortexd.cli.serve:serve",
@@ -16,7 +16,12 @@ _COMMANDS = {  # imported when used: `cortexd ps` must not pay for what `cortexd
     "list": "cortexd.cli.models:list_models",
     "ps": "cortexd.cli.models:ps",
 }
-_EXIT_CODES: dict[type[CortexdError], int] = {DaemonUnreachable: 3, UnknownModel: 4, QueueFull: 5}
+_EXIT_CODES: dict[type[CortexdError], int] = {
+    InvalidConfiguration: 2,
+    DaemonUnreachable: 3,
+    UnknownModel: 4,
+    QueueFull: 5,
+}
 _INTERRUPTED = 130
 
 

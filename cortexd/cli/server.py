@@ -17,6 +17,7 @@ from cortexd.errors import CortexdError
 from cortexd.systemd import Notifier
 
 _LAST_WORDS = 2.0  # seconds for the error chunks of streams that were cut at the deadline
+_READY_AGAIN = 1.0  # seconds until a message that the service manager did not take is sent again
 _HEADER_LIMIT = 64 * 1024  # bytes of one request's headers; httptools knows no limit, hence h11
 
 
@@ -81,7 +82,6 @@ async def serve_until_stopped(
     async with running(daemon, sockets) as server:
         for sock in sockets:
             logs.say("listening", address=_address(sock))
-        notifier.ready("ready")
         feeding = asyncio.create_task(_feed(daemon, notifier, watchdog), name="watchdog")
         stopped = asyncio.create_task(stop.wait(), name="wait for a signal")
         await asyncio.wait({stopped, daemon.failed}, return_when="FIRST_COMPLETED")
@@ -110,7 +110,9 @@ async def running(daemon: Daemon, sockets: list[socket.socket]) -> AsyncGenerato
 
 
 async def _feed(daemon: Daemon, notifier: Notifier, interval: float | None) -> None:
-    """Tell the watchdog that we live, as long as we do."""
+    """Tell the service manager that we are ready, until it has taken it, and then that we live, as long as we do."""
+    while notifier.enabled and not notifier.ready("ready"):  # noqa: ASYNC110 - nobody tells when its queue has room
+        await asyncio.sleep(_READY_AGAIN)
     while interval is not None:
         if daemon.readiness().ready:
             notifier.watchdog()

@@ -14,6 +14,7 @@ from cortexd.demo import corpus, path
 from cortexd.demo.augment import Conversations, Example
 from cortexd.demo.evaluate import share_answered
 from cortexd.demo.model import HEAD, VOCABULARY, Model, loss
+from cortexd.demo.muon import Muon
 
 MUON_RATE, ADAM_RATE = 7e-3, 2e-3
 WARM_UP = 30
@@ -40,7 +41,7 @@ def optimisers(model: nn.Module) -> list[torch.optim.Optimizer]:
     """Muon for the big matrices, which halves the steps that AdamW alone would need; AdamW for the rest."""
     big = [p for name, p in model.named_parameters() if name.startswith("blocks.") and is_matrix(name, p)]
     rest = [p for name, p in model.named_parameters() if not (name.startswith("blocks.") and is_matrix(name, p))]
-    muon = torch.optim.Muon(big, lr=MUON_RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
+    muon = Muon(big, lr=MUON_RATE, weight_decay=WEIGHT_DECAY)
     return [muon, torch.optim.AdamW(rest, lr=ADAM_RATE, betas=(0.9, 0.99), eps=1e-12, weight_decay=0.0)]
 
 
@@ -87,7 +88,7 @@ def save(model: Model, out: Path, metadata: dict[str, str]) -> None:
 
 
 @click.command()
-@click.option("--steps", default=1400, show_default=True, help="Batches to learn from.")
+@click.option("--steps", default=1600, show_default=True, help="Batches to learn from.")
 @click.option("--seed", default=7, show_default=True, help="Of the first weights and of the conversations.")
 @click.option("--threads", default=2, show_default=True, help="Threads that PyTorch may use.")
 @click.option(

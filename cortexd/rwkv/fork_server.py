@@ -4,6 +4,7 @@ A worker then pays for its weights, not for importing torch: 25 ms instead of 0.
 itself never computes: a thread pool started before a fork would not exist in the child and hang it.
 """
 
+import contextlib
 import gc
 import os
 import select
@@ -16,6 +17,8 @@ from types import FrameType
 from cortexd import wire
 from cortexd.rwkv import worker
 from cortexd.rwkv.tokenizer import WorldTokenizer, tokenizer_for
+
+_OOM_SCORE = "500"
 
 
 def serve(control: socket.socket) -> None:
@@ -59,6 +62,7 @@ def _become_worker(control: socket.socket, fd: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         control.close()
+        _offer_to_the_oom_killer()
         worker.main(socket.socket(fileno=fd))
         status = 0
     except BaseException:  # whatever it is, this process must not go on as a second fork server
@@ -66,6 +70,12 @@ def _become_worker(control: socket.socket, fd: int) -> None:
     finally:
         sys.stderr.flush()
         os._exit(status)
+
+
+def _offer_to_the_oom_killer() -> None:
+    """Where memory runs out, one model shall go and not the daemon."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(_OOM_SCORE)
 
 
 def _reap(control: socket.socket, children: set[int]) -> None:

@@ -179,7 +179,7 @@ class _Candidates:
         sums = sums.scatter_add_(0, bucket, weights.double()).cumsum(0)
         found = min(int(torch.searchsorted(sums, goal)), _BUCKETS - 1)
         within = (bucket == found).nonzero().flatten()
-        values, order = self._logits[within].sort(descending=True, stable=True)
+        values, order = self._logits[within].sort(descending=True)
         sums_within = weights[within[order]].cumsum(0, dtype=torch.float64)
         goal -= float(sums[found - 1]) if found else 0.0
         count = min(int(torch.searchsorted(sums_within, goal)) + 1, len(values))

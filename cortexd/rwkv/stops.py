@@ -58,11 +58,11 @@ class _Automaton:
             matched = self._borders[matched - 1]
         if self._stop[matched] == char:
             matched += 1
-        if matched == len(self._stop):
-            self.matched = self._borders[matched - 1]
-            return matched
-        self.matched = matched
-        return 0
+        if matched < len(self._stop):
+            self.matched = matched
+            return 0
+        self.matched = 0  # what overlaps it begins later, and no longer counts
+        return matched
 
 
 def _borders(stop: str) -> list[int]:

@@ -54,8 +54,8 @@ class ByteTokenizer:
 class WorldTokenizer:
     """The longest token that fits, again and again, over UTF-8 bytes.
 
-    The encoder of pyrwkv-tokenizer is thirty times as fast, but holds 230 MB in every process and takes half a second to
-    build; this one holds 14 MB and takes a tenth. So only the vocabulary is that package's.
+    Only the vocabulary is pyrwkv-tokenizer's. Its encoder reads 65 MB/s where this one reads 2, but takes 230 MB of every
+    process and 0.4 s of every load where this one takes 10 MB and 0.1 s.
     """
 
     vocabulary = 65536

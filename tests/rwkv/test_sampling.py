@@ -67,9 +67,10 @@ def reference(logits: Sequence[float] | Tensor, s: Sampling, near: float = NEAR)
             ranked = ranked[x[ranked] >= edge]
         ranked = ranked[:limit]
     if s.min_p:
-        if np.any((np.abs(weights - s.min_p) < near) & (weights != s.min_p)):
+        edge = x.max() + (s.temperature if s.order == "openai" else 1.0) * math.log(s.min_p)
+        if np.any((np.abs(x - edge) < near) & (x != edge)):
             raise TooNear
-        ranked = ranked[weights[ranked] >= s.min_p]
+        ranked = ranked[x[ranked] >= edge]
     ids = np.sort(ranked)
     final = np.exp((x[ids] - x.max()) / s.temperature)
     return dict(zip(ids.tolist(), (final / final.sum()).tolist(), strict=True))
