@@ -43,4 +43,4 @@ bench: $(DEV_STAMP)
 	$(BIN)/python -m tests.bench
 
 docs: $(DEV_STAMP)
-	$(BIN)/python -m pytest tests/test_docs.py --regenerate
+	$(BIN)/python -m tests.docs

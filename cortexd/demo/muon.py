@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 MOMENTUM = 0.95
@@ -20,7 +21,7 @@ def orthogonalise(g: Tensor) -> Tensor:
     """
     tall = g.shape[-2] > g.shape[-1]
     x = g.mT if tall else g
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    x = F.normalize(x.flatten(-2), dim=-1).reshape(x.shape)
     for _ in range(ITERATIONS):
         square = x @ x.mT
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x

@@ -10,7 +10,7 @@ def test_singular_values_are_brought_near_one(shape):
     torch.manual_seed(0)
     values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
     assert values.shape == (shape[0], min(shape[1:]))
-    assert 0.6 < values.min()
+    assert values.min() > 0.6
     assert values.max() < 1.25
 
 
@@ -32,7 +32,7 @@ def test_matrices_of_several_shapes_reach_their_targets():
     torch.manual_seed(0)
     targets = [torch.randn(8, 8), torch.randn(8, 8), torch.randn(4, 16)]
     weights = [nn.Parameter(torch.zeros_like(target)) for target in targets]
-    muon = Muon(weights, lr=0.05, weight_decay=0.0)
+    muon = Muon(weights, lr=0.15, weight_decay=0.0)
     errors: list[float] = []
     for _ in range(100):
         loss = torch.stack([(w - t).square().sum() for w, t in zip(weights, targets, strict=True)]).sum()
