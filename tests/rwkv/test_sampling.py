@@ -164,6 +164,17 @@ def test_no_truncation_reaches_the_whole_vocabulary() -> None:
         assert draw_many(logits, s, [FIRST, 0.5, LAST]) == [0, WORLD // 2, WORLD - 1]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_top_p_next_to_one_is_no_accident(seed: int) -> None:
+    # Sums in two orders differ by a rounding, so that the one may never reach this part of the other.
+    logits = torch.randn(WORLD, generator=torch.Generator().manual_seed(5 + seed)) * 3
+    for order in ("openai", "rwkv"):
+        s = Sampling(top_p=1.0 - 2.0**-53, order=order)
+        first, _, last = draw_many(logits, s, [FIRST, 0.5, LAST])
+        assert first < 10
+        assert last > WORLD - 20
+
+
 def test_frequencies_follow_probabilities() -> None:
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5])
     state, draws = SamplerState(Sampling(seed=1, temperature=0.8)), 4000
