@@ -8,6 +8,7 @@ import msgspec
 
 from cortexd.catalogue.catalogue import Catalogue
 from cortexd.config import Settings
+from cortexd.engines.cores import Cores
 from cortexd.engines.fork_server import ForkServer
 from cortexd.engines.registry import EngineRegistry
 from cortexd.events import EventBus
@@ -25,7 +26,7 @@ class Host:
     """Implements `cortexd.engines.protocol.EngineHost`."""
 
     def __init__(self, settings: Settings) -> None:
-        self.threads = settings.engine.thread_count
+        self.cores = Cores(settings.engine.thread_count)
         self.prefill_budget = settings.engine.prefill_budget
         self.fork_server = ForkServer()
 

@@ -97,11 +97,17 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
     nonce: int
 
 
+class Threads(msgspec.Struct, frozen=True, tag="threads"):
+    """Compute with so many threads from the next step on."""
+
+    count: int
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Leave at once: what is still running is given up."""
 
 
-Command = Load | Generate | Cancel | Ping | Shutdown
+Command = Load | Generate | Cancel | Ping | Threads | Shutdown
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):

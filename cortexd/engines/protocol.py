@@ -6,6 +6,7 @@ from typing import Protocol
 import msgspec
 
 from cortexd.catalogue.spec import ModelSpec
+from cortexd.engines.cores import Cores
 from cortexd.engines.fork_server import ForkServer
 from cortexd.wire import Delta, Prompt, Sampling
 
@@ -85,8 +86,8 @@ class EngineHost(Protocol):
     """What the daemon offers to its engines."""
 
     @property
-    def threads(self) -> int:
-        """Threads that one engine may compute with."""
+    def cores(self) -> Cores:
+        """What engines that compute on the CPU share."""
         ...
 
     @property

@@ -73,6 +73,7 @@ class RwkvEngine:
         self._report: Callable[[LoadProgress], None] | None = None
         self._lost = asyncio.Event()
         self._stopping = False
+        self._grant = self._compute_with  # one bound method, so that it is known again
 
     @property
     def pid(self) -> int:
@@ -117,6 +118,8 @@ class RwkvEngine:
         if self._lost.is_set():
             generation.fail(EngineDied())
             return generation
+        if not self._generations:
+            self._host.cores.begin(self._grant)
         self._generations[id] = generation
         self._send(
             wire.Generate(
@@ -174,18 +177,31 @@ class RwkvEngine:
             path=spec.path,
             strategy=spec.strategy,
             template=spec.template,
-            threads=spec.threads or (1 if spec.size < _WORTH_THREADS else self._host.threads),
+            threads=self._most_threads(),
             slots=spec.max_concurrency,
             context=spec.limits.prompt_tokens,
             prefill_budget=self._host.prefill_budget,
         )
+
+    def _most_threads(self) -> int:
+        return self._spec.threads or (1 if self._spec.size < _WORTH_THREADS else self._host.cores.count)
+
+    def _compute_with(self, threads: int) -> None:
+        self._send(wire.Threads(min(threads, self._most_threads())))
+
+    def _forget(self, id: int) -> RwkvGeneration | None:
+        """The generation with this id, which is one no more; without any, the cores are for others."""
+        generation = self._generations.pop(id, None)
+        if not self._generations:
+            self._host.cores.end(self._grant)
+        return generation
 
     def _send(self, command: wire.Command) -> None:
         if self._connection is not None:
             self._connection.send(wire.encode(command))
 
     def _cancel(self, id: int) -> None:
-        if self._generations.pop(id, None) is not None:
+        if self._forget(id) is not None:
             self._send(wire.Cancel(id))
 
     def _receive(self, report: wire.Report) -> None:
@@ -211,11 +227,11 @@ class RwkvEngine:
         if (generation := self._generations.get(delta.id)) is None:
             return
         if delta.finish is not None:
-            del self._generations[delta.id]
+            self._forget(delta.id)
         generation.push(delta)
 
     def _reject(self, rejection: wire.Rejected) -> None:
-        if (generation := self._generations.pop(rejection.id, None)) is not None:
+        if (generation := self._forget(rejection.id)) is not None:
             generation.fail(_error_of(rejection))
 
     def _settle_load(self, outcome: wire.Loaded | LoadFailed) -> None:
@@ -231,6 +247,7 @@ class RwkvEngine:
         for generation in self._generations.values():
             generation.fail(ShuttingDown() if self._stopping else EngineDied())
         self._generations.clear()
+        self._host.cores.end(self._grant)
         for pong in self._pongs.values():
             if not pong.done():
                 pong.set_exception(EngineDied())

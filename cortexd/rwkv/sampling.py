@@ -123,18 +123,23 @@ class _Candidates:
         """The fewest that together have probability `p`, or with `equals` those that are as large as the last of them too."""
         if p >= 1.0:
             return self
-        weights = self._weights(self._logits, temperature)
-        goal = p * float(weights.sum(dtype=torch.float64))
-        values, at = _largest(self._logits, min(_FEW, len(weights)))
-        sums = self._weights(values, temperature).cumsum(0, dtype=torch.float64)
-        count = int(torch.searchsorted(sums, goal)) + 1
-        if count < len(values):
-            if equals:
-                count = int((values >= values[count - 1]).sum())
-            if count < len(values):
-                return self._first(count, values, at)
-        edge, beyond = self._edge(weights, goal)
-        return self._down_to(edge, 0 if equals else beyond)
+        values, at = _largest(self._logits, min(_FEW, len(self._logits)))
+        few = self._weights(values, temperature)
+        sums = few.cumsum(0, dtype=torch.float64)
+        # All weigh at least what these few do, and at most that and for each other as much as the last of them.
+        least = float(sums[-1])
+        most = least + (len(self._logits) - len(values)) * float(few[-1])
+        count = _reaching(sums, p * least)
+        if count >= len(values) or count != _reaching(sums, p * most):
+            weights = self._weights(self._logits, temperature)
+            goal = p * float(weights.sum(dtype=torch.float64))
+            count = _reaching(sums, goal)
+            if count >= len(values):
+                edge, beyond = self._edge(weights, goal)
+                return self._down_to(edge, 0 if equals else beyond)
+        if equals and (count := int((values >= values[count - 1]).sum())) == len(values):
+            return self._down_to(float(values[-1]), 0)
+        return self._first(count, values, at)
 
     def min_p(self, p: float, temperature: float) -> "_Candidates":
         """Those whose probability is at least `p` times that of the largest."""
@@ -177,14 +182,20 @@ class _Candidates:
         bucket = ((self._peak - self._logits) * _BUCKETS_PER_UNIT).clamp_(max=_BUCKETS - 1).to(torch.int64)
         sums = torch.zeros(_BUCKETS, dtype=torch.float64, device=weights.device)
         sums = sums.scatter_add_(0, bucket, weights.double()).cumsum(0)
-        found = min(int(torch.searchsorted(sums, goal)), _BUCKETS - 1)
+        goal = min(goal, float(sums[-1]))  # summed in another order it might lie beyond
+        found = _reaching(sums, goal) - 1
         within = (bucket == found).nonzero().flatten()
         values, order = self._logits[within].sort(descending=True)
         sums_within = weights[within[order]].cumsum(0, dtype=torch.float64)
         goal -= float(sums[found - 1]) if found else 0.0
-        count = min(int(torch.searchsorted(sums_within, goal)) + 1, len(values))
+        count = min(_reaching(sums_within, goal), len(values))
         edge = float(values[count - 1])
         return edge, int((values >= edge).sum()) - count
+
+
+def _reaching(sums: Tensor, goal: float) -> int:
+    """How many terms it takes until their running sum reaches `goal`; one more than there are if it never does."""
+    return int(torch.searchsorted(sums, goal)) + 1
 
 
 def _largest(x: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -108,6 +108,8 @@ class Worker:
                 self._scheduler.cancel(id)
             case wire.Ping(nonce):
                 self._send(wire.Pong(nonce, self._scheduler.running, self._scheduler.waiting))
+            case wire.Threads(count):
+                torch.set_num_threads(count)
             case wire.Shutdown():
                 self._running = False
             case wire.Load():

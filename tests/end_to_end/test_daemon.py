@@ -83,9 +83,9 @@ async def test_a_client_that_leaves_frees_its_place(start: Start, tmp_path: Path
     async with start(make_models(tmp_path)) as daemon:
         body = {"model": "tiny", "prompt": "Hello", **ENDLESS}
         async with daemon.client.stream("POST", "/v1/completions", json=body) as response:
-            async for line in response.aiter_lines():
-                if line.startswith("data: "):
-                    break
+            lines = response.aiter_lines()  # kept: as garbage it would close the connection
+            while not (await anext(lines)).startswith("data: "):
+                pass
             assert (await daemon.models())["tiny"]["leases"] == 1
         assert await until_idle(daemon, "tiny") < 0.2
 
@@ -122,9 +122,8 @@ async def test_sigterm_ends_everything_within_the_deadline_and_says_so_to_stream
         body = {"model": "tiny", "prompt": "Hello", **ENDLESS}
         async with daemon.client.stream("POST", "/v1/completions", json=body) as response:
             lines = response.aiter_lines()
-            async for line in lines:
-                if line.startswith("data: "):
-                    break
+            while not (await anext(lines)).startswith("data: "):
+                pass
             children = daemon.processes()
             daemon.process.send_signal(signal.SIGTERM)
             rest = [json.loads(line[6:]) async for line in lines if line.startswith("data: {")]

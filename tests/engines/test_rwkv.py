@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from cortexd.catalogue.spec import ModelSpec
+from cortexd.engines.cores import Cores
 from cortexd.engines.fork_server import ForkServer
 from cortexd.engines.protocol import Generation, GenerationRequest, LoadProgress
 from cortexd.engines.rwkv import RwkvEngine
@@ -23,10 +24,10 @@ NEVER_ENDING = {0: -100.0}  # id 0 ends a text
 
 
 class Host:
-    threads = 1
     prefill_budget = 256
 
     def __init__(self, fork_server: ForkServer) -> None:
+        self.cores = Cores(1)
         self.fork_server = fork_server
 
 
