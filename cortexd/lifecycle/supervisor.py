@@ -77,6 +77,8 @@ class Supervisor:
         model = self._model(spec)
         lease = Lease(owner, self._now, lambda: model.progress(self._loads_before(model)))
         same = model.spec.hash == spec.hash
+        if same:
+            model.spec = spec  # what can change live has its effect from now on
         if model.state is State.READY and same:  # 2
             model.lease_now(lease)
             return lease

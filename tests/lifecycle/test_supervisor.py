@@ -200,6 +200,16 @@ async def test_a_changed_model_drains_and_the_next_request_gets_the_new_one():
         late.release()
 
 
+async def test_a_change_that_needs_no_new_process_has_its_effect_at_once():
+    async with house() as it:
+        async with it.lease():
+            pass
+        async with it.lease(msgspec.structs.replace(GOOSE, keep_alive=0.0)):
+            pass
+        await it.until(State.COLD)
+        assert len(it.engines) == 1
+
+
 async def test_whoever_asks_while_a_model_unloads_gets_its_next_incarnation():
     async with house(keep_alive=0.0) as it:
         it.script = lambda engine: engine.stopping.clear()
