@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 
 import uvicorn
@@ -17,7 +17,7 @@ from cortexd.errors import CortexdError
 from cortexd.systemd import Notifier
 
 _LAST_WORDS = 2.0  # seconds for the error chunks of streams that were cut at the deadline
-_READY_AGAIN = 1.0  # seconds until a message that the service manager did not take is sent again
+_AGAIN = 0.1  # seconds until a message that the service manager did not take is sent again
 _HEADER_LIMIT = 64 * 1024  # bytes of one request's headers; httptools knows no limit, hence h11
 
 
@@ -85,13 +85,13 @@ async def serve_until_stopped(
         feeding = asyncio.create_task(_feed(daemon, notifier, watchdog), name="watchdog")
         stopped = asyncio.create_task(stop.wait(), name="wait for a signal")
         await asyncio.wait({stopped, daemon.failed}, return_when="FIRST_COMPLETED")
-        notifier.stopping("draining")
-        notifier.extend_timeout(daemon.settings.server.drain_s + 2 * _LAST_WORDS)
         logs.say("stopping")
         feeding.cancel()
+        telling = asyncio.create_task(_tell_of_the_end(daemon, notifier), name="tell of the end")
         stopped.cancel()
         server.should_exit = True
         await daemon.close()
+        telling.cancel()
     if daemon.failed.done():
         daemon.failed.result()
 
@@ -111,12 +111,22 @@ async def running(daemon: Daemon, sockets: list[socket.socket]) -> AsyncGenerato
 
 async def _feed(daemon: Daemon, notifier: Notifier, interval: float | None) -> None:
     """Tell the service manager that we are ready, until it has taken it, and then that we live, as long as we do."""
-    while notifier.enabled and not notifier.ready("ready"):  # noqa: ASYNC110 - nobody tells when its queue has room
-        await asyncio.sleep(_READY_AGAIN)
+    await _insist(notifier, lambda: notifier.ready("ready"))
     while interval is not None:
         if daemon.readiness().ready:
             notifier.watchdog()
         await asyncio.sleep(interval)
+
+
+async def _tell_of_the_end(daemon: Daemon, notifier: Notifier) -> None:
+    await _insist(notifier, lambda: notifier.stopping("draining"))
+    await _insist(notifier, lambda: notifier.extend_timeout(daemon.settings.server.drain_s + 2 * _LAST_WORDS))
+
+
+async def _insist(notifier: Notifier, send: Callable[[], bool]) -> None:
+    """Until the service manager has taken it: what finds its queue full is lost."""
+    while notifier.enabled and not send():  # noqa: ASYNC110 - nobody tells when there is room
+        await asyncio.sleep(_AGAIN)
 
 
 def _address(sock: socket.socket) -> str:

@@ -76,10 +76,8 @@ class ManagedModel:
         eta: float | None = None
         if self.state is State.LOADING and fraction > _TRUSTED_FRACTION:
             eta = round((self._now() - self.loading_since) * (1 - fraction) / fraction, 1)
-        loading = self.state is State.LOADING
-        return LoadStatus(
-            phase=self.state.value, percent=round(100 * fraction) if loading else 0, eta_s=eta, queue=queue
-        )
+        done = {State.LOADING: fraction, State.WARMING: 1.0, State.READY: 1.0}.get(self.state, 0.0)
+        return LoadStatus(phase=self.state.value, percent=round(100 * done), eta_s=eta, queue=queue)
 
     def become_ready(self, engine: Engine, facts: EngineFacts) -> None:
         """Ready and leased to all who waited, in one step: nothing can unload it in between."""
