@@ -2,12 +2,14 @@
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cortexd.demo.corpus import END, Corpus, Group, encode, plain, prompt
 
 USER_WEIGHT = 0.1
+UNASKED = -1
+_CUE = len("\n\nAssistant:")
 _UNKNOWN, _SMALL_TALK = "beyond", "greetings"
 _OPENINGS = (
     "Hello, ",
@@ -34,29 +36,39 @@ _NEIGHBOURS = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wertyuiopqsdfghjklaxcvbnmz
 
 @dataclass(frozen=True)
 class Example:
-    """One conversation to learn: at each place the token read, the token to predict, and how much that matters."""
+    """One conversation to learn: at each place the token read, the token to predict, and how much that matters.
+
+    Where a question has been read and its answer has not begun, `meanings` says which answer is called for; else `UNASKED`.
+    """
 
     tokens: list[int]
     targets: list[int]
     weights: list[float]
+    meanings: list[int]
+
+    def cut(self, length: int) -> "Example":
+        """Its first tokens only."""
+        return Example(self.tokens[:length], self.targets[:length], self.weights[:length], self.meanings[:length])
 
 
-def render(turns: list[tuple[str, str]], system: str | None = None) -> Example:
-    """A conversation of (question, answer) turns.
+def render(turns: Sequence[tuple[str, str, int]], system: str | None = None) -> Example:
+    """A conversation of turns: question, answer, and the number of that answer.
 
     Every answer is learned with an end after it, the inner ones too: a served model stops there, and the client sends what follows.
     """
-    questions, answers = zip(*turns, strict=True)
+    questions, answers, numbers = zip(*turns, strict=True)
     tokens: list[int] = []
     targets: list[int] = []
     weights: list[float] = []
+    meanings: list[int] = []
     for turn, answer in enumerate(answers):
         asked = encode(prompt(questions[: turn + 1], answers[:turn], system))[len(tokens) :]
         said = encode(" " + answer)
         tokens += asked + said
         targets += [*asked[1:], *said, END]
         weights += [USER_WEIGHT] * (len(asked) - 1) + [1.0] * (len(said) + 1)
-    return Example(tokens, targets, weights)
+        meanings += [UNASKED] * (len(asked) - _CUE) + [numbers[turn]] * _CUE + [UNASKED] * len(said)
+    return Example(tokens, targets, weights, meanings)
 
 
 class Conversations:
@@ -81,11 +93,18 @@ class Conversations:
             yield from batches
 
     def example(self) -> Example:
-        """One conversation of one to three turns."""
+        """One conversation of one to three turns.
+
+        Many stop early in their last answer: choosing it is what takes long to learn, and its words are soon known.
+        """
         length = self._random.choices((1, 2, 3), (0.66, 0.26, 0.08))[0]
-        groups = self._random.choices(self._corpus.groups, self._shares, k=length)
+        numbers = self._random.choices(range(len(self._corpus.groups)), self._shares, k=length)
+        groups = [self._corpus.groups[number] for number in numbers]
         system = self._random.choice(self._corpus.systems) if self._corpus.systems and self._chance(0.1) else None
-        return render([(self.question(g), g.answer) for g in groups], system)
+        example = render([(self.question(g), g.answer, n) for g, n in zip(groups, numbers, strict=True)], system)
+        if not self._chance(0.6):
+            return example
+        return example.cut(len(example.tokens) - len(encode(groups[-1].answer)) + self._random.randint(4, 32))
 
     def question(self, group: Group) -> str:
         """A question of the group, as somebody might type it; never a held-out one."""

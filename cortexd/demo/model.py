@@ -3,7 +3,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cortexd_kernels import reference
@@ -160,8 +159,8 @@ class Model(nn.Module):
         wkv = self.emb.weight.new_zeros(batch, width // HEAD, HEAD, HEAD)
         return [(last, wkv, last) for _ in self._layers]
 
-    def forward(self, tokens: Tensor, states: list[LayerState] | None = None) -> tuple[Tensor, list[LayerState]]:
-        """tokens `[B, T]` → logits `[B, T, V]` and the states after the last token."""
+    def read(self, tokens: Tensor, states: list[LayerState] | None = None) -> tuple[Tensor, list[LayerState]]:
+        """tokens `[B, T]` → what the head sees `[B, T, C]` and the states after the last token."""
         states = self.empty_state(len(tokens)) if states is None else states
         x = self._layers[0].ln0(self.emb(tokens))
         v_first: Tensor | None = None
@@ -169,11 +168,9 @@ class Model(nn.Module):
         for block, state in zip(self._layers, states, strict=True):
             x, state, v_first = block(x, state, v_first)
             after.append(state)
-        return self.head(self.ln_out(x)), after
+        return self.ln_out(x), after
 
-
-def loss(model: Model, tokens: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Weighted cross entropy in nats per token, all `[B, T]`."""
-    logits, _ = model(tokens)
-    each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    return (each * weights.flatten()).sum() / weights.sum()
+    def forward(self, tokens: Tensor, states: list[LayerState] | None = None) -> tuple[Tensor, list[LayerState]]:
+        """tokens `[B, T]` → logits `[B, T, V]` and the states after the last token."""
+        x, states = self.read(tokens, states)
+        return self.head(x), states

@@ -1,18 +1,18 @@
 from itertools import islice
 
-from cortexd.demo.augment import USER_WEIGHT, Conversations, render
+from cortexd.demo.augment import UNASKED, USER_WEIGHT, Conversations, render
 from cortexd.demo.corpus import END, decode, encode, load, plain
 
 CORPUS = load()
 
 
 def test_a_conversation_is_rendered_in_the_official_format():
-    example = render([("a?", "X."), ("b?", "Y.")], "s")
+    example = render([("a?", "X.", 0), ("b?", "Y.", 1)], "s")
     assert decode(example.tokens) == "System: s\n\nUser: a?\n\nAssistant: X.\n\nUser: b?\n\nAssistant: Y."
 
 
 def test_every_token_is_to_be_foretold_but_an_answer_is_followed_by_an_end():
-    example = render([("a", "X"), ("b", "Y")])
+    example = render([("a", "X", 0), ("b", "Y", 1)])
     ends = [i for i, target in enumerate(example.targets) if target == END]
     assert [decode(example.tokens[: i + 1])[-2:] for i in ends] == [" X", " Y"]
     inner = [i for i in range(len(example.tokens) - 1) if i not in ends]
@@ -20,10 +20,23 @@ def test_every_token_is_to_be_foretold_but_an_answer_is_followed_by_an_end():
 
 
 def test_answers_and_their_ends_weigh_one_and_all_else_little():
-    example = render([("a", "X"), ("b", "Y")])
+    example = render([("a", "X", 0), ("b", "Y", 1)])
     learned = [target for target, weight in zip(example.targets, example.weights, strict=True) if weight == 1.0]
     assert learned == [*encode(" X"), END, *encode(" Y"), END]
     assert set(example.weights) == {1.0, USER_WEIGHT}
+
+
+def test_meanings_stand_where_a_question_has_been_read_and_its_answer_has_not_begun():
+    example = render([("a", "X", 5), ("b", "Y", 7)])
+    cue = len("\n\nAssistant:")
+    assert [number for number in example.meanings if number != UNASKED] == [5] * cue + [7] * cue
+    last = max(i for i, number in enumerate(example.meanings) if number == 7)
+    assert decode(example.tokens[: last + 1]).endswith("b\n\nAssistant:")
+
+
+def test_a_cut_example_keeps_its_parts_together():
+    example = render([("a", "X", 0)]).cut(5)
+    assert {len(part) for part in (example.tokens, example.targets, example.weights, example.meanings)} == {5}
 
 
 def test_the_same_seed_gives_the_same_conversations():

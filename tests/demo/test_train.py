@@ -2,28 +2,23 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from cortexd.demo.augment import render
+from cortexd.demo.augment import UNASKED, render
 from cortexd.demo.evaluate import from_file
 from cortexd.demo.model import Model
-from cortexd.demo.train import pad, rate, save, train
+from cortexd.demo.train import Lesson, pad, rate, save, train
 
-BATCH = [render([("Hello", "Hi!")]), render([("What is cortexd?", "A daemon."), ("Thanks", "You are welcome.")])]
+BATCH = [
+    render([("Hello", "Hi!", 0)]),
+    render([("What is cortexd?", "A daemon.", 1), ("Thanks", "You are welcome.", 2)]),
+]
 
 
 def trained(seed: int, steps: int = 2) -> tuple[list[float], Model]:
     torch.manual_seed(seed)
-    model = Model(layers=2, width=64)
+    lesson = Lesson(Model(layers=2, width=64), answers=3)
     losses: list[float] = []
-    train(model, iter([BATCH] * steps), steps, lambda _step, loss: losses.append(loss))
-    return losses, model
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    train(lesson, iter([BATCH] * steps), steps, lambda _step, loss, guide: losses.append(loss + guide))
+    return losses, lesson.model
 
 
 def test_two_steps_lower_the_loss():
@@ -38,11 +33,12 @@ def test_training_is_reproducible_from_the_seed():
 
 
 def test_padding_weighs_nothing():
-    tokens, targets, weights = pad(BATCH)
+    batch = pad(BATCH)
     short = len(BATCH[0].tokens)
-    assert tokens.shape == targets.shape == weights.shape == (2, len(BATCH[1].tokens))
-    assert not weights[0, short:].any()
-    assert weights[1].all()
+    assert {tensor.shape for tensor in batch} == {(2, len(BATCH[1].tokens))}
+    assert not batch.weights[0, short:].any()
+    assert (batch.meanings[0, short:] == UNASKED).all()
+    assert batch.weights[1].all()
 
 
 def test_the_learning_rate_warms_up_and_then_falls():
