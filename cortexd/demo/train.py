@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cortexd.demo import corpus, path
 from cortexd.demo.augment import UNASKED, Conversations, Example
 from cortexd.demo.corpus import END
-from cortexd.demo.evaluate import share_answered
+from cortexd.demo.evaluate import from_file, share_answered
 from cortexd.demo.model import HEAD, VOCABULARY, Model
 from cortexd.demo.muon import Muon
 
@@ -149,8 +149,11 @@ def main(steps: int, seed: int, threads: int, out: Path, save_every: int) -> Non
 
     lesson = Lesson(model, len(text.groups))
     train(lesson, Conversations(text, seed).batches(BATCH_TOKENS), steps, report)
+    shipped = from_file(out)  # rounded to bf16, as users get it
     for name, questions in (("trained", text.trained[::20]), ("held-out", text.held_out)):
-        click.echo(f"{name}: {share_answered(model, questions):.1%} of {len(questions)} questions answered as intended")
+        click.echo(
+            f"{name}: {share_answered(shipped, questions):.1%} of {len(questions)} questions answered as intended"
+        )
 
 
 if __name__ == "__main__":
