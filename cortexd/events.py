@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Generator
+from typing import Literal
 
 import msgspec
 
@@ -19,6 +20,59 @@ class ModelMoved(Event, frozen=True, kw_only=True):
     incarnation: int
     before: str
     after: str
+    reason: str
+
+
+class Weighed(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that a decision considered, and what it would have cost to let it go."""
+
+    model: str
+    frees: dict[str, int]  # bytes by device
+    cost: float  # expected seconds of loading per second that it is gone; infinite where it may not go
+    why_not: str = ""  # "in use", "pinned", "loaded 2 s ago"; empty where it might have gone
+    chosen: bool = False
+
+
+class Arithmetic(msgspec.Struct, frozen=True, kw_only=True):
+    """The memory of one device at a decision, in bytes."""
+
+    ceiling: int
+    resident: int
+    reserved: int  # by loads under way
+    debt: int  # of unloads that have not been seen to give it back
+    foreign: int = 0  # what others use of the ceiling
+    needed: int = 0
+
+    @property
+    def free(self) -> int:
+        return self.ceiling - self.resident - self.reserved - self.debt - self.foreign
+
+
+DecisionKind = Literal[
+    "load", "queue", "evict", "park", "unload", "refuse", "fail", "abandon", "close", "rescue", "suspend", "pin", "unpin",
+    "predict", "restore", "crash", "share",
+]  # fmt: skip
+
+
+class Decided(Event, frozen=True, kw_only=True):
+    """A decision of the supervisor: what, why in one plain sentence, for whom, and what was weighed."""
+
+    kind: DecisionKind
+    model: str
+    incarnation: int
+    reason: str
+    owner: str | None = None  # the request, or "admin", "preload", "prediction", that caused it
+    weighed: list[Weighed] = []
+    memory: dict[str, Arithmetic] = {}  # by device
+    config: int | None = None  # version of the configuration
+
+
+class MemoryWarning(Event, frozen=True, kw_only=True):
+    """A device is nearly full, the kernel reports pressure, or other programs have grown."""
+
+    device: str
+    used: int
+    ceiling: int
     reason: str
 
 
