@@ -1,21 +1,35 @@
-"""What the README says of the program, made from the program itself: `make docs` writes it, the tests compare it."""
+"""What is written of the program that comes from the program itself: `make docs` writes it, the tests compare it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 from click.testing import CliRunner
 
 from cortexd.cli.main import cli
+from cortexd.config.example import example
+from cortexd.config.manual import manual
+from cortexd.config.schema import json_schema_text
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 _BEGIN, _END = "<!-- help -->\n", "<!-- end of help -->"
+
+
+def generated() -> dict[Path, str]:
+    """The files that hold nothing else, with their text."""
+    return {
+        ROOT / "docs" / "configuration.md": manual(),
+        ROOT / "docs" / "cortexd.example.toml": example(),
+        ROOT / "docs" / "cortexd.schema.json": json_schema_text(),
+    }
 
 
 def help_text() -> str:
     """`--help` of every command, as a part of the README."""
-    names = ["", *cli.list_commands(None)]
     parts: list[str] = []
-    for name in names:
-        command = [*name.split(), "--help"]
+    for names in _commands(cli, ()):
+        command = [*names, "--help"]
         shown = CliRunner().invoke(cli, command, prog_name="cortexd", terminal_width=110).output
         parts.append(f"```text\n$ cortexd {' '.join(command)}\n{shown}```\n")
     return "\n".join(parts)
@@ -27,5 +41,18 @@ def with_help(readme: str) -> str:
     return f"{before}{_BEGIN}{help_text()}{_END}{after}"
 
 
+def _commands(command: click.Command, names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """A command and those in it, each by the words that call it."""
+    yield names
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            if (inner := command.get_command(context, name)) is not None:
+                yield from _commands(inner, (*names, name))
+
+
 if __name__ == "__main__":
+    for file, text in generated().items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
     README.write_text(with_help(README.read_text()))
