@@ -3,6 +3,7 @@
 Bugs are not in this tree: they are assertions and `RuntimeError`, and reach a client as 500 with a request id.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -41,6 +42,12 @@ class ContextExceeded(BadRequest):
     code = "context_length_exceeded"
 
 
+class InvalidBundle(BadRequest):
+    """The bundle of snapshots is damaged or incomplete."""
+
+    code = "invalid_bundle"
+
+
 class Forbidden(CortexdError):
     """The request is not allowed."""
 
@@ -71,6 +78,27 @@ class MethodNotAllowed(CortexdError):
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
+
+
+class UnknownVersion(CortexdError):
+    """No such version of the configuration."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "version_not_found"
+
+
+class StaleVersion(CortexdError):
+    """The configuration has changed since it was read."""
+
+    status = 412
+    type = "invalid_request_error"
+    code = "stale_version"
+
+    def __init__(self, message: str | None = None, *, current: int, changed: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.current = current  # the version in force
+        self.changed = tuple(changed)  # the keys that differ from the version the writer knew
 
 
 class BodyTooLarge(CortexdError):
@@ -124,10 +152,39 @@ class LoadFailed(Unavailable):
     retry = False
 
 
+class CannotFit(CortexdError):
+    """The model needs more memory than the budget has."""
+
+    status = 507
+    code = "model_too_large"
+
+
+class Conflict(CortexdError):
+    """The model is in use."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+
+
 class UnsupportedCheckpoint(LoadFailed):
     """The checkpoint is damaged or of a kind that cortexd does not run."""
 
     code = "unsupported_checkpoint"
+
+
+class StoreFailed(CortexdError):
+    """The database does not work at the moment."""
+
+    status = 503
+    code = "storage_failed"
+
+
+class StoreFull(StoreFailed):
+    """There is no room left for the database to grow."""
+
+    status = 507
+    code = "storage_full"
 
 
 class InvalidConfiguration(CortexdError):

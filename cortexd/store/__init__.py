@@ -1,0 +1,1 @@
+"""What is kept: one SQLite file, and the things in it that outlive the daemon."""

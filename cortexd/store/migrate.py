@@ -1,0 +1,64 @@
+"""The database brought to this version's tables, before anything else looks at it."""
+
+import contextlib
+from pathlib import Path
+
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.pool import NullPool
+
+from cortexd.errors import StoreFailed
+from cortexd.store.failures import store_errors
+from cortexd.store.file import connect
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def migrations_of(package: Path = _PACKAGE) -> Path:
+    """The folder of migrations: inside the package where it is installed, beside it in a checkout."""
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"
+
+
+def migrate(path: Path, migrations: Path | None = None) -> None:
+    """All migrations that the database at `path` lacks, in one transaction: it has all of them afterwards, or none.
+
+    Raises StoreFailed for a database that a newer version has written.
+    """
+    migrations = migrations or migrations_of()
+    known = sorted(file.name.partition("_")[0] for file in (migrations / "versions").glob("[0-9]*_*.py"))
+    with store_errors(path):
+        version = version_of(path)
+        # Importing Alembic and reading its scripts takes longer than all the rest of a start.
+        if version == known[-1]:
+            return
+        if version is not None and version not in known:
+            raise StoreFailed(
+                f"The database {path} was written by a newer cortexd: it is of version {version}, this one knows {known[-1]}."
+            )
+        _upgrade(path, migrations)
+
+
+def version_of(path: Path) -> str | None:
+    """The last migration that was applied; None for an empty database."""
+    with contextlib.closing(connect(path)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'").fetchone():
+            return None
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        return row[0] if row else None
+
+
+def _upgrade(path: Path, migrations: Path) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    engine = create_engine("sqlite://", creator=lambda: connect(path), poolclass=NullPool)
+    event.listen(engine, "begin", _begin_immediate)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
