@@ -14,6 +14,7 @@ Finish = Literal["stop", "length"]
 Effort = Literal["none", "low", "medium", "high"]
 
 MAX_FRAME = 64 * 2**20  # bytes; a longer frame means that the stream is out of step
+SAVED_PART = 16 * 2**20  # bytes of a saved sequence in one frame
 _LENGTH = struct.Struct("<I")
 
 
@@ -76,6 +77,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     slots: int = 32
     context: int = 32768  # most prompt tokens
     prefill_budget: int = 256  # most prompt tokens in one step
+    cache: str = ""  # directory for prepared weights; "": none
 
 
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
@@ -103,11 +105,31 @@ class Threads(msgspec.Struct, frozen=True, tag="threads"):
     count: int
 
 
+class Park(msgspec.Struct, frozen=True, tag="park"):
+    """Hold neither weights nor states until `Resume`, while nothing is to be generated; answered by `Parked`."""
+
+
+class Resume(msgspec.Struct, frozen=True, tag="resume"):
+    """Load what was parked; answered as `Load` is."""
+
+
+class Suspend(msgspec.Struct, frozen=True, tag="suspend"):
+    """Save every sequence and forget it; answered by the parts of each, then `Suspended`."""
+
+
+class Adopt(msgspec.Struct, frozen=True, tag="adopt"):
+    """A part of a sequence that another worker saved: with the last of them it goes on, as `id` from now on."""
+
+    id: int
+    part: bytes
+    last: bool
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Leave at once: what is still running is given up."""
 
 
-Command = Load | Generate | Cancel | Ping | Threads | Shutdown
+Command = Load | Generate | Cancel | Ping | Threads | Park | Resume | Suspend | Adopt | Shutdown
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -180,7 +202,22 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
     waiting: int
 
 
-Report = Progress | Loaded | LoadRefused | Step | Pong
+class Parked(msgspec.Struct, frozen=True, tag="parked"):
+    """Weights and states are given back."""
+
+
+class Saved(msgspec.Struct, frozen=True, tag="saved"):
+    """A part of a saved sequence, in order; only a worker of the same model can read it."""
+
+    id: int
+    part: bytes
+
+
+class Suspended(msgspec.Struct, frozen=True, tag="suspended"):
+    """Every sequence has been saved."""
+
+
+Report = Progress | Loaded | LoadRefused | Step | Pong | Parked | Saved | Suspended
 
 
 class Fork(msgspec.Struct, frozen=True, tag="fork"):
@@ -213,6 +250,11 @@ def encode(message: Command | Report) -> bytes:
     """The message as one frame."""
     body = _encoder.encode(message)
     return _LENGTH.pack(len(body)) + body
+
+
+def parts(data: bytes) -> list[bytes]:
+    """A saved sequence in pieces that fit into frames; at least one."""
+    return [data[i : i + SAVED_PART] for i in range(0, len(data), SAVED_PART)] or [b""]
 
 
 class FrameReader:

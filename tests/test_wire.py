@@ -17,6 +17,10 @@ COMMANDS: list[wire.Command] = [
     wire.Generate(id=2, prompt=wire.TokenPrompt([1, 2]), sampling=wire.Sampling(logit_bias={0: -100.0}), stop=["x"]),
     wire.Cancel(2),
     wire.Ping(3),
+    wire.Park(),
+    wire.Resume(),
+    wire.Suspend(),
+    wire.Adopt(4, b"\x00\xff", last=True),
     wire.Shutdown(),
 ]
 REPORTS: list[wire.Report] = [
@@ -24,6 +28,9 @@ REPORTS: list[wire.Report] = [
     wire.Step([wire.Delta(1, "text", "", "stop", wire.Usage(1, 2))], [wire.Rejected(2, "no", "prompt")]),
     wire.LoadRefused("broken"),
     wire.Pong(3, 1, 0),
+    wire.Parked(),
+    wire.Saved(4, b"\x00\xff"),
+    wire.Suspended(),
 ]
 
 
@@ -51,3 +58,10 @@ def test_a_message_of_the_other_direction_is_refused_at_the_border():
     (frame,) = wire.FrameReader().feed(wire.encode(wire.Ping(1)))
     with pytest.raises(msgspec.ValidationError):
         wire.decode_report(frame)
+
+
+def test_parts_fit_into_frames_and_make_the_whole():
+    data = bytes(2 * wire.SAVED_PART + 1)
+    assert [len(part) for part in wire.parts(data)] == [wire.SAVED_PART, wire.SAVED_PART, 1]
+    assert wire.SAVED_PART < wire.MAX_FRAME
+    assert wire.parts(b"") == [b""]

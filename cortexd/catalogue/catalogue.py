@@ -9,7 +9,7 @@ import msgspec
 from cortexd import demo
 from cortexd.catalogue.scan import Found, Scanner
 from cortexd.catalogue.spec import Limits, ModelSpec, SamplingDefaults, Source
-from cortexd.config import Model, Settings
+from cortexd.config import Model, Settings, effective
 from cortexd.errors import UnknownModel
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -22,7 +22,7 @@ class Catalogue:
 
     def __init__(self, settings: Settings) -> None:
         self._directories = [Path(directory).expanduser().absolute() for directory in settings.models.directories]
-        self._configured = settings.model
+        self._settings = settings
         self._embedded = settings.models.embedded
         self._scanner = Scanner()
         self._specs: dict[str, ModelSpec] = {}
@@ -50,10 +50,11 @@ class Catalogue:
         """Look again. Blocks on the disk, hence not for the event loop; cheap where nothing has changed."""
         specs: dict[str, ModelSpec] = {}
         if self._embedded and (found := self._scanner.examine(Path(demo.path()))) is not None:
-            specs["demo"] = msgspec.structs.replace(_spec(found, "embedded"), name="demo", strategy="cpu fp32")
+            demo_spec = self._configured(Model(name="demo"), _spec(found, "embedded"))
+            specs["demo"] = msgspec.structs.replace(demo_spec, strategy="cpu fp32")
         for found in self._scanner.look(self._directories):
-            specs[found.name] = _spec(found, "directory")
-        for model in self._configured:
+            specs[found.name] = self._configured(Model(name=found.name), _spec(found, "directory"))
+        for model in self._settings.model:
             specs[model.name] = self._from_configuration(model, specs.get(model.name))
         names: dict[str, str] = {}
         for name, spec in sorted(specs.items()):
@@ -70,22 +71,28 @@ class Catalogue:
             base = self._at(model.path)
         elif found is None and model.engine == "rwkv":
             base = msgspec.structs.replace(base, problem=f"No models directory holds a checkpoint called {model.name}.")
-        given = {
-            "strategy": model.strategy,
-            "template": model.template,
-            "keep_alive": model.keep_alive,
-            "max_concurrency": model.max_concurrency,
-        }
+        configured = msgspec.structs.replace(self._configured(model, base), source="file")
+        if found is not None and found.source == "embedded" and model.path is None and model.strategy is None:
+            return msgspec.structs.replace(configured, strategy=found.strategy)
+        return configured
+
+    def _configured(self, model: Model, base: ModelSpec) -> ModelSpec:
+        """What is known of a checkpoint, with what is said of this model, or else of all."""
+        whole = effective(model, self._settings)
         return msgspec.structs.replace(
             base,
             name=model.name,
-            source="file",
             engine=model.engine,
-            threads=model.threads,
+            strategy=whole.strategy,
+            template=base.template if model.template is None else model.template,
+            threads=model.threads,  # what [engine] says of threads, the engine itself keeps to
+            max_concurrency=whole.max_concurrency,
             aliases=model.aliases,
-            sampling=_overlay(SamplingDefaults(), msgspec.structs.asdict(model.sampling)),
-            limits=_overlay(Limits(), msgspec.structs.asdict(model.limits)),
-            **{name: value for name, value in given.items() if value is not None},
+            keep_alive=model.keep_alive,  # and the supervisor to what [lifecycle] says
+            pin=model.pin,
+            preload=model.preload,
+            sampling=_as(SamplingDefaults, whole.sampling),
+            limits=_as(Limits, whole.limits),
         )
 
     def _at(self, path: str) -> ModelSpec:
@@ -104,7 +111,7 @@ class Catalogue:
 
 
 def _spec(found: Found, source: Source) -> ModelSpec:
-    return ModelSpec(
+    spec = ModelSpec(
         name=found.name,
         source=source,
         path=str(found.path),
@@ -114,7 +121,17 @@ def _spec(found: Found, source: Source) -> ModelSpec:
         architecture=found.architecture,
         problem=found.problem,
     )
+    if (shape := found.shape) is None:
+        return spec
+    return msgspec.structs.replace(
+        spec,
+        parameters=shape.parameters,
+        vocabulary=shape.vocabulary,
+        width=shape.width,
+        stored=shape.dtype,
+        state_bytes=shape.state_bytes,
+    )
 
 
-def _overlay(base: T, given: dict[str, object]) -> T:
-    return msgspec.structs.replace(base, **{name: value for name, value in given.items() if value is not None})
+def _as(kind: type[T], said: msgspec.Struct) -> T:
+    return msgspec.convert(said, kind, from_attributes=True)

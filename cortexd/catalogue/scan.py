@@ -1,12 +1,13 @@
 """What lies in the models directories, known from names and headers alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from cortexd.checkpoints.header import read_header
-from cortexd.checkpoints.shape import identify
+from cortexd.checkpoints.identity import files_of, identity_of
+from cortexd.checkpoints.shape import ModelShape, identify
 from cortexd.errors import CortexdError
 
 _ENDINGS = (".pth", ".safetensors")
@@ -20,8 +21,12 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     modified: int  # seconds since the epoch
     weights: str  # changes when the bytes do
-    architecture: str
+    shape: ModelShape | None
     problem: str | None
+
+    @property
+    def architecture(self) -> str:
+        return f"rwkv{self.shape.version}" if self.shape is not None else ""
 
     @property
     def name(self) -> str:
@@ -33,12 +38,13 @@ class Scanner:
 
     def __init__(self) -> None:
         self._read: dict[tuple[str, str], Found] = {}
+        self._entries: dict[Path, list[Path]] = {}  # by directory, as last seen
 
     def look(self, directories: Sequence[Path]) -> list[Found]:
         """Every checkpoint in these directories, by name; of two with one name, the one in the earlier directory."""
         found: dict[str, Found] = {}
         for directory in directories:
-            for path in _candidates(directory):
+            for path in self._candidates(directory):
                 checkpoint = self.examine(path)
                 if checkpoint is not None:
                     found.setdefault(checkpoint.name, checkpoint)
@@ -47,39 +53,48 @@ class Scanner:
     def examine(self, path: Path) -> Found | None:
         """One checkpoint; None where there is none (any more)."""
         try:
-            files = [path, *sorted(path.iterdir())] if path.is_dir() else [path]
+            files = files_of(path)
             stats = [file.stat() for file in files]
+            identity = identity_of(path)
         except OSError:
             return None
-        identity = ";".join(f"{s.st_ino}:{s.st_size}:{s.st_mtime_ns}" for s in stats)
         key = (str(path), identity)
         if key not in self._read:
-            architecture, problem = _describe(path)
+            shape, problem = _describe(path)
             self._read[key] = Found(
                 path=path,
                 size=sum(stat.st_size for file, stat in zip(files, stats, strict=True) if file.suffix in _ENDINGS),
                 modified=int(max(stat.st_mtime for stat in stats)),
                 weights=identity,
-                architecture=architecture,
+                shape=shape,
                 problem=problem,
             )
         return self._read[key]
 
+    def _candidates(self, directory: Path) -> list[Path]:
+        """A directory that is not there yet holds nothing yet; one that cannot be read at the moment, what it held before."""
+        try:
+            entries = sorted(directory.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            entries = []
+        except OSError:
+            return self._entries.get(directory, [])
+        self._entries[directory] = [entry for entry in entries if _is_candidate(entry)]
+        return self._entries[directory]
 
-def _candidates(directory: Path) -> Iterator[Path]:
+
+def _is_candidate(entry: Path) -> bool:
+    if entry.name.startswith("."):
+        return False
     try:
-        entries = sorted(directory.iterdir())
-    except OSError:  # a directory that is not there yet holds nothing yet
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if (entry.suffix in _ENDINGS and entry.is_file()) or (entry / _CONFIG).is_file():
-            yield entry
+        return (entry.suffix in _ENDINGS and entry.is_file()) or (entry / _CONFIG).is_file()
+    except OSError:  # lost+found, say
+        return False
 
 
-def _describe(path: Path) -> tuple[str, str | None]:
+def _describe(path: Path) -> tuple[ModelShape | None, str | None]:
     try:
-        return f"rwkv{identify(read_header(path)).version}", None
+        shape = identify(read_header(path))
     except CortexdError as error:
-        return "", error.message
+        return None, error.message
+    return msgspec.structs.replace(shape, origins={}), None  # where its tensors lie is nothing to remember

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-Source = Literal["embedded", "file", "directory"]
+Source = Literal["embedded", "file", "directory", "synthetic"]
 
 
 class SamplingDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,6 +37,11 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     size: int = 0  # bytes on disk
     created: int = 0  # seconds since the epoch
     architecture: str = ""  # "rwkv7", or "" where the header could not be read
+    parameters: int = 0  # this and what follows, as far as the header says it
+    vocabulary: int = 0  # rows of the embedding
+    width: int = 0  # channels
+    stored: str = ""  # what the large matrices are stored in: "BF16"
+    state_bytes: int = 0  # of one sequence
     problem: str | None = None  # why a load is expected to fail, from the header alone
     strategy: str = "auto"
     template: str = "auto"
@@ -44,6 +49,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrency: int = 32  # sequences in one batch
     aliases: tuple[str, ...] = ()
     keep_alive: float | None = None  # seconds after the last use; negative: for ever; None: the daemon's setting
+    pin: bool = False  # never evicted
+    preload: bool = False  # loaded when the daemon starts
     sampling: SamplingDefaults = SamplingDefaults()
     limits: Limits = Limits()
 
@@ -52,7 +59,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         """SHA-256 over what affects the model's process; what can change live is not in it."""
         affects = (
             self.engine,
-            self.path,
+            self.path or self.name,  # what has no file is like nothing else
             self.weights,
             self.strategy,
             self.template,

@@ -38,6 +38,11 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int
     origins: dict[str, Origin]
 
+    @property
+    def state_bytes(self) -> int:
+        """Of one sequence: two shifts and the WKV matrices, in fp32."""
+        return 4 * self.layers * self.width * (2 + self.head_size)
+
 
 def identify(header: Header) -> ModelShape:
     """Raises UnsupportedCheckpoint with a sentence that names what it is instead, or the first tensor that is wrong."""

@@ -11,6 +11,8 @@ import sys
 from cortexd import wire
 from cortexd.errors import LoadFailed
 
+_REAP_TIMEOUT = 2.0  # seconds from a worker's end until its status must have been told
+_END_TIMEOUT = 2.0  # seconds until a fork server that was told to end is killed
 _START_TIMEOUT = 60.0  # seconds until a fork server that has to import torch from a cold disk must have answered
 
 
@@ -58,6 +60,8 @@ class WorkerProcess:
         self._loop.remove_reader(self._pidfd)
         if self._orphaned:
             self.reaped(None)
+        else:  # a fork server that hangs tells nobody
+            self._loop.call_later(_REAP_TIMEOUT, self.reaped, None)
 
     def _forget_pidfd(self) -> None:
         if self._pidfd >= 0:
@@ -107,7 +111,12 @@ class ForkServer:
             self._starting.cancel()
         self._disconnect()
         if self._process is not None:
-            await self._process.wait()
+            try:
+                async with asyncio.timeout(_END_TIMEOUT):
+                    await self._process.wait()
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
             self._process = None
 
     async def _start(self) -> None:

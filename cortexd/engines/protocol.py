@@ -1,6 +1,7 @@
 """The contract between the daemon and whatever computes a model. Implementations add nothing to it."""
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -8,6 +9,7 @@ import msgspec
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.engines.cores import Cores
 from cortexd.engines.fork_server import ForkServer
+from cortexd.errors import CortexdError
 from cortexd.wire import Delta, Prompt, Sampling
 
 
@@ -25,6 +27,9 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
     context: int  # most prompt tokens
     loaded_bytes: int
     thinks: bool = False
+    parks: bool = False  # `park` and `resume` work
+    parked_bytes: int = 0  # of the host's memory, that a parked engine still holds
+    suspends: bool = False  # `suspend` and `adopt` work
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +48,9 @@ class Generation(Protocol):
     def __aiter__(self) -> AsyncIterator[Delta]: ...
 
     async def __anext__(self) -> Delta:
-        """The next piece. Raises BadRequest where the model refuses the request, EngineDied where the engine ended."""
+        """The next piece; nothing is lost if this is cancelled.
+
+        Raises BadRequest where the model refuses the request, EngineDied where the engine ended."""
         ...
 
     def cancel(self) -> None:
@@ -51,8 +58,26 @@ class Generation(Protocol):
         ...
 
 
+class Suspension(Protocol):
+    """Generations taken out of an engine: they wait, and yield nothing, until another engine adopts them or they fail."""
+
+    @property
+    def size(self) -> int:
+        """Bytes it holds of the daemon's memory."""
+        ...
+
+    def fail(self, error: CortexdError) -> None:
+        """End every generation it carries with this error; harmless when repeated or adopted."""
+        ...
+
+
 class Engine(Protocol):
     """How one model computes. An engine object lives through one load: it is started once and stopped once."""
+
+    @classmethod
+    def footprint(cls, spec: ModelSpec, host: "EngineHost") -> dict[str, int]:
+        """Bytes by device that a load of `spec` will need, from what the catalogue knows; a device not named needs none."""
+        ...
 
     async def start(self, report: Callable[[LoadProgress], None]) -> EngineFacts:
         """Load the model. Raises LoadFailed with one sentence for the client. If cancelled, `stop` cleans up."""
@@ -64,6 +89,35 @@ class Engine(Protocol):
 
     def generate(self, request: GenerationRequest) -> Generation:
         """Start an answer. Returns at once; the engine queues what it cannot run yet."""
+        ...
+
+    async def park(self) -> None:
+        """Give the device's memory back; returns when that is done. Called while nothing runs; pings are answered as ever.
+
+        Raises EngineDied. An engine whose facts do not say `parks` is never asked.
+        """
+        ...
+
+    async def resume(self, report: Callable[[LoadProgress], None]) -> EngineFacts:
+        """From parked back to a state in which `generate` works; raises what `start` does."""
+        ...
+
+    async def suspend(self) -> Suspension:
+        """Save every generation and take it out of this engine, which may then be stopped without ending them.
+
+        Raises EngineDied, which they are told too. An engine whose facts do not say `suspends` is never asked.
+        """
+        ...
+
+    def adopt(self, suspension: Suspension) -> None:
+        """Go on with the generations that another engine of the same spec saved: nothing is lost or said twice.
+
+        Returns at once; each suspension is adopted once at most.
+        """
+        ...
+
+    def pids(self) -> list[int]:
+        """Its processes, to be measured; none before the start and after the end."""
         ...
 
     async def ping(self) -> None:
@@ -96,12 +150,21 @@ class EngineHost(Protocol):
         ...
 
     @property
+    def cache(self) -> Path | None:
+        """Where engines may keep what they would otherwise compute at each load; None: nowhere."""
+        ...
+
+    @property
     def fork_server(self) -> ForkServer:
         """Where worker processes come from."""
         ...
 
 
 class EngineFactory(Protocol):
-    """What an entry point of group `cortexd.engines` names."""
+    """What an entry point of group `cortexd.engines` names: the class of an engine, or what can stand for it."""
 
     def __call__(self, spec: ModelSpec, host: EngineHost) -> Engine: ...
+
+    def footprint(self, spec: ModelSpec, host: EngineHost) -> dict[str, int]:
+        """That of the engine's class."""
+        ...

@@ -19,6 +19,16 @@ class EngineRegistry:
 
     def make(self, spec: ModelSpec) -> Engine:
         """Raises LoadFailed where there is no such engine or it cannot be imported."""
+        return self._factory(spec)(spec, self._host)
+
+    def footprint(self, spec: ModelSpec) -> dict[str, int]:
+        """Bytes by device that a load will need; nothing where that cannot be known, as the load will say why."""
+        try:
+            return self._factory(spec).footprint(spec, self._host)
+        except LoadFailed:
+            return {}
+
+    def _factory(self, spec: ModelSpec) -> EngineFactory:
         if spec.engine not in self._factories:
             if spec.engine not in self._points:
                 known = ", ".join(sorted(self._points)) or "none"
@@ -27,4 +37,4 @@ class EngineRegistry:
                 self._factories[spec.engine] = self._points[spec.engine].load()
             except ImportError as error:
                 raise LoadFailed(f"The engine {spec.engine!r} cannot be imported: {error}.") from error
-        return self._factories[spec.engine](spec, self._host)
+        return self._factories[spec.engine]

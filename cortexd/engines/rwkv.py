@@ -4,58 +4,22 @@ import asyncio
 import itertools
 import os
 import signal
-from collections import deque
 from collections.abc import Callable
-from typing import cast
+from pathlib import Path
+from typing import TypeVar, cast
 
 from cortexd import wire
 from cortexd.catalogue.spec import ModelSpec
+from cortexd.checkpoints.identity import identity_of
 from cortexd.engines.fork_server import WorkerProcess
-from cortexd.engines.protocol import EngineFacts, EngineHost, GenerationRequest, LoadProgress
-from cortexd.errors import BadRequest, ContextExceeded, CortexdError, EngineDied, LoadFailed, ModelFault, ShuttingDown
+from cortexd.engines.protocol import EngineFacts, EngineHost, GenerationRequest, LoadProgress, Suspension
+from cortexd.engines.rwkv_footprint import PROCESS_BYTES, footprint
+from cortexd.engines.rwkv_generation import RwkvGeneration, RwkvSuspension
+from cortexd.errors import BadRequest, ContextExceeded, CortexdError, EngineDied, LoadFailed, ModelFault
+
+T = TypeVar("T")
 
 _WORTH_THREADS = 64 * 2**20  # bytes of weights below which threads wait for each other longer than they compute
-
-
-class RwkvGeneration:
-    """One answer in the making; the deltas it has not been asked for yet wait here."""
-
-    def __init__(self, id: int, cancelled: Callable[[int], None]) -> None:
-        self._id = id
-        self._cancelled = cancelled
-        self._deltas: deque[wire.Delta] = deque()
-        self._error: CortexdError | None = None
-        self._over = False
-        self._news = asyncio.Event()
-
-    def __aiter__(self) -> "RwkvGeneration":
-        return self
-
-    async def __anext__(self) -> wire.Delta:
-        while not self._deltas:
-            if self._error is not None:
-                raise self._error
-            if self._over:
-                raise StopAsyncIteration
-            self._news.clear()
-            await self._news.wait()
-        return self._deltas.popleft()
-
-    def cancel(self) -> None:
-        if not self._over:
-            self._over = True
-            self._cancelled(self._id)
-            self._news.set()
-
-    def push(self, delta: wire.Delta) -> None:
-        self._deltas.append(delta)
-        self._over = delta.finish is not None
-        self._news.set()
-
-    def fail(self, error: CortexdError) -> None:
-        self._over = True
-        self._error = error
-        self._news.set()
 
 
 class RwkvEngine:
@@ -70,10 +34,17 @@ class RwkvEngine:
         self._ids = itertools.count(1)
         self._pongs: dict[int, asyncio.Future[wire.Pong]] = {}
         self._loading: asyncio.Future[wire.Loaded] | None = None
+        self._parking: asyncio.Future[None] | None = None
+        self._suspending: asyncio.Future[RwkvSuspension] | None = None
+        self._suspension = RwkvSuspension()  # what has been saved until now
         self._report: Callable[[LoadProgress], None] | None = None
         self._lost = asyncio.Event()
         self._stopping = False
         self._grant = self._compute_with  # one bound method, so that it is known again
+
+    @classmethod
+    def footprint(cls, spec: ModelSpec, host: EngineHost) -> dict[str, int]:
+        return {"cpu": footprint(spec, host.prefill_budget)}
 
     @property
     def pid(self) -> int:
@@ -83,22 +54,42 @@ class RwkvEngine:
     async def start(self, report: Callable[[LoadProgress], None]) -> EngineFacts:
         if not self._spec.path:
             raise LoadFailed(self._spec.problem or f"{self._spec.name} has no checkpoint: set its path.")
-        self._report = report
+        await asyncio.to_thread(self._check_unchanged)
         report(LoadProgress("starting", 0.0))
         self._worker = await self._host.fork_server.spawn()
         loop = asyncio.get_running_loop()
-        self._loading = loop.create_future()
         _, self._connection = await loop.create_unix_connection(
             lambda: _Connection(self._receive, self._disconnected), sock=self._worker.socket
         )
-        self._send(self._load_command())
-        loaded = await self._loading
-        return EngineFacts(
-            description=f"RWKV-{loaded.version}, {loaded.layers} x {loaded.width}, {loaded.strategy}",
-            context=loaded.context,
-            loaded_bytes=loaded.weight_bytes,
-            thinks=loaded.thinks,
-        )
+        return await self._load(self._load_command(), report)
+
+    async def park(self) -> None:
+        self._check_alive()
+        self._parking = asyncio.get_running_loop().create_future()
+        self._send(wire.Park())
+        await self._parking
+
+    async def resume(self, report: Callable[[LoadProgress], None]) -> EngineFacts:
+        if self._lost.is_set():
+            raise LoadFailed(f"The process that held {self._spec.name} ended: {await self._end_of_worker()}.")
+        return await self._load(wire.Resume(), report)
+
+    async def suspend(self) -> RwkvSuspension:
+        self._check_alive()
+        self._suspending = asyncio.get_running_loop().create_future()
+        self._send(wire.Suspend())
+        return await self._suspending
+
+    def adopt(self, suspension: Suspension) -> None:
+        assert isinstance(suspension, RwkvSuspension), "only what an engine of this kind has saved"
+        for generation, parts in suspension.release():
+            id = next(self._ids)
+            if self._admit(id, generation):
+                for number, part in enumerate(parts, 1):
+                    self._send(wire.Adopt(id, part, last=number == len(parts)))
+
+    def pids(self) -> list[int]:
+        return [] if self._worker is None or self._lost.is_set() else [self._worker.pid]
 
     async def probe(self) -> None:
         sampling = wire.Sampling(temperature=0.0)
@@ -115,22 +106,17 @@ class RwkvEngine:
     def generate(self, request: GenerationRequest) -> RwkvGeneration:
         id = next(self._ids)
         generation = RwkvGeneration(id, self._cancel)
-        if self._lost.is_set():
-            generation.fail(EngineDied())
-            return generation
-        if not self._generations:
-            self._host.cores.begin(self._grant)
-        self._generations[id] = generation
-        self._send(
-            wire.Generate(
-                id=id,
-                prompt=request.prompt,
-                sampling=request.sampling,
-                max_tokens=request.max_tokens,
-                stop=request.stop,
-                echo=request.echo,
+        if self._admit(id, generation):
+            self._send(
+                wire.Generate(
+                    id=id,
+                    prompt=request.prompt,
+                    sampling=request.sampling,
+                    max_tokens=request.max_tokens,
+                    stop=request.stop,
+                    echo=request.echo,
+                )
             )
-        )
         return generation
 
     async def ping(self) -> None:
@@ -138,8 +124,7 @@ class RwkvEngine:
 
     async def ask_load(self) -> wire.Pong:
         """How many sequences run and wait, as the worker's loop itself says."""
-        if self._lost.is_set():
-            raise EngineDied
+        self._check_alive()
         nonce = next(self._ids)
         self._pongs[nonce] = asyncio.get_running_loop().create_future()
         try:
@@ -171,6 +156,21 @@ class RwkvEngine:
             await asyncio.get_running_loop().create_future()
         return await self._end_of_worker()
 
+    async def _load(self, command: wire.Load | wire.Resume, report: Callable[[LoadProgress], None]) -> EngineFacts:
+        self._report = report
+        self._loading = asyncio.get_running_loop().create_future()
+        self._send(command)
+        loaded = await self._loading
+        return EngineFacts(
+            description=f"RWKV-{loaded.version}, {loaded.layers} x {loaded.width}, {loaded.strategy}",
+            context=loaded.context,
+            loaded_bytes=loaded.weight_bytes,
+            thinks=loaded.thinks,
+            parks=True,
+            parked_bytes=PROCESS_BYTES,
+            suspends=True,
+        )
+
     def _load_command(self) -> wire.Load:
         spec = self._spec
         return wire.Load(
@@ -181,13 +181,39 @@ class RwkvEngine:
             slots=spec.max_concurrency,
             context=spec.limits.prompt_tokens,
             prefill_budget=self._host.prefill_budget,
+            cache=str(self._host.cache or ""),
         )
+
+    def _check_unchanged(self) -> None:
+        """What was listed is what is loaded: another file under the same name has other limits, and other answers."""
+        spec = self._spec
+        try:
+            changed = spec.weights and identity_of(Path(spec.path)) != spec.weights
+        except OSError as error:
+            raise LoadFailed(f"{spec.path} cannot be read ({error.strerror}).") from error
+        if changed:
+            raise LoadFailed(f"{spec.path} has changed since it was listed; ask again.", retry_after=1.0)
 
     def _most_threads(self) -> int:
         return self._spec.threads or (1 if self._spec.size < _WORTH_THREADS else self._host.cores.count)
 
     def _compute_with(self, threads: int) -> None:
         self._send(wire.Threads(min(threads, self._most_threads())))
+
+    def _check_alive(self) -> None:
+        if self._lost.is_set():
+            raise EngineDied
+
+    def _admit(self, id: int, generation: RwkvGeneration) -> bool:
+        """It is this engine's from now on, unless that has ended."""
+        if self._lost.is_set():
+            generation.fail(EngineDied())
+            return False
+        if not self._generations:
+            self._host.cores.begin(self._grant)
+        generation.belong(id, self._cancel)
+        self._generations[id] = generation
+        return True
 
     def _forget(self, id: int) -> RwkvGeneration | None:
         """The generation with this id, which is one no more; without any, the cores are for others."""
@@ -215,12 +241,17 @@ class RwkvEngine:
                 if self._report is not None:
                     self._report(LoadProgress("reading", done / max(total, 1)))
             case wire.Pong():
-                if (pong := self._pongs.get(report.nonce)) is not None and not pong.done():
-                    pong.set_result(report)
+                _settle(self._pongs.get(report.nonce), report)
             case wire.Loaded():
                 self._settle_load(report)
             case wire.LoadRefused(message):
                 self._settle_load(LoadFailed(message))
+            case wire.Parked():
+                _settle(self._parking, None)
+            case wire.Saved(id, part):
+                self._save(id, part)
+            case wire.Suspended():
+                self._hand_over_suspension()
 
     def _deliver(self, delta: wire.Delta) -> None:
         # Cancelled while this delta was under way: nobody is there to take it.
@@ -234,6 +265,18 @@ class RwkvEngine:
         if (generation := self._forget(rejection.id)) is not None:
             generation.fail(_error_of(rejection))
 
+    def _save(self, id: int, part: bytes) -> None:
+        if (generation := self._forget(id)) is not None:
+            self._suspension.take_in(id, generation)
+        self._suspension.add(id, part)
+
+    def _hand_over_suspension(self) -> None:
+        suspension, self._suspension = self._suspension, RwkvSuspension()
+        if self._suspending is not None and not self._suspending.done():
+            self._suspending.set_result(suspension)
+        else:  # whoever wanted it has given up
+            suspension.fail(EngineDied())
+
     def _settle_load(self, outcome: wire.Loaded | LoadFailed) -> None:
         if self._loading is None or self._loading.done():
             return
@@ -245,12 +288,13 @@ class RwkvEngine:
     def _disconnected(self) -> None:
         self._lost.set()
         for generation in self._generations.values():
-            generation.fail(ShuttingDown() if self._stopping else EngineDied())
+            generation.fail(EngineDied(f"{self._spec.name} was unloaded.") if self._stopping else EngineDied())
         self._generations.clear()
         self._host.cores.end(self._grant)
-        for pong in self._pongs.values():
-            if not pong.done():
-                pong.set_exception(EngineDied())
+        self._suspension.fail(EngineDied())
+        for waiting in (*self._pongs.values(), self._parking, self._suspending):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(EngineDied())
         if self._loading is not None and not self._loading.done():
             self._loading.cancel() if self._stopping else self._explain_failed_load()
 
@@ -300,6 +344,11 @@ class _Connection(asyncio.Protocol):
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
+
+
+def _settle(waiting: asyncio.Future[T] | None, result: T) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(result)
 
 
 def _error_of(rejection: wire.Rejected) -> CortexdError:

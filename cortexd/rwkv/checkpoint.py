@@ -18,7 +18,7 @@ ReportBytes = Callable[[int, int], None]
 
 
 class Checkpoint:
-    """An opened checkpoint. `take` and `big` hand out its tensors and count their bytes as read."""
+    """An opened checkpoint. `take`, `big` and `embedding` hand out its tensors and count their bytes as read."""
 
     def __init__(self, path: str, report: ReportBytes) -> None:
         self.name = Path(path).name
@@ -32,16 +32,17 @@ class Checkpoint:
         """A small tensor, as fp32."""
         return self._counted(name).float().contiguous()
 
-    def big(self, dtype: torch.dtype) -> Callable[[str], Tensor]:
-        """Hands out large matrices in `dtype`: still mapped where the file has that dtype, else converted."""
+    def big(self, name: str, dtype: torch.dtype) -> Tensor:
+        """A large matrix in `dtype`: still mapped where the file has that dtype, else converted."""
+        tensor = self._counted(name)
+        if tensor.dtype is dtype and tensor.is_contiguous():
+            return _read_in(tensor)
+        return tensor.to(dtype).contiguous()
 
-        def take(name: str) -> Tensor:
-            tensor = self._counted(name)
-            return (
-                _read_in(tensor) if tensor.dtype is dtype and tensor.is_contiguous() else tensor.to(dtype).contiguous()
-            )
-
-        return take
+    def embedding(self, dtype: torch.dtype) -> Tensor:
+        """The embedding, whose rows are only looked up: 16-bit floats become fp32 exactly, so fp32 need not be made of them."""
+        stored = self._tensors[self.shape.origins["emb.weight"].name].dtype
+        return self.big("emb.weight", stored if dtype is torch.float32 and stored.itemsize == 2 else dtype)
 
     def _counted(self, name: str) -> Tensor:
         origin = self.shape.origins[name]

@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from cortexd.errors import BadRequest, LoadFailed
 from cortexd.wire import ChatPrompt, Effort, Turn
+
+Expected = Literal["end of tag", "blanks", "one blank"]
 
 STOPS = ("\n\nUser:", "\n\nSystem:")
 
@@ -77,6 +81,14 @@ def template_for(setting: str, model_name: str) -> Template:
     return _TEMPLATES[setting]
 
 
+class SavedReply(msgspec.Struct, frozen=True, array_like=True):
+    """A parser between two pieces of text."""
+
+    reasoning: bool
+    expected: Expected | None
+    held: str
+
+
 class ReplyParser:
     """Splits what a model writes after a prompt that `opened` the reply into its thought and its answer.
 
@@ -87,10 +99,17 @@ class ReplyParser:
     def __init__(self, opened: str | None) -> None:
         self._reasoning = opened == _THINK
         # What the model writes next that belongs neither to the thought nor to the answer.
-        self._expected: Literal["end of tag", "blanks", "one blank"] | None = (
-            None if opened is None else "end of tag" if opened else "one blank"
-        )
+        self._expected: Expected | None = None if opened is None else "end of tag" if opened else "one blank"
         self._held = ""
+
+    @classmethod
+    def restored(cls, saved: SavedReply) -> "ReplyParser":
+        parser = cls(None)
+        parser._reasoning, parser._expected, parser._held = saved.reasoning, saved.expected, saved.held
+        return parser
+
+    def save(self) -> SavedReply:
+        return SavedReply(self._reasoning, self._expected, self._held)
 
     @property
     def reasoning(self) -> bool:

@@ -1,41 +1,80 @@
 """The runner: a model, the states of its sequences, and one step of both."""
 
+import contextlib
+import ctypes
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from cortexd.errors import LoadFailed
 from cortexd.rwkv.batch import Batch, Piece
-from cortexd.rwkv.checkpoint import Checkpoint, ReportBytes
-from cortexd.rwkv.layers import least_rows
+from cortexd.rwkv.checkpoint import ReportBytes
+from cortexd.rwkv.rows import least_rows
 from cortexd.rwkv.state import StatePool
-from cortexd.rwkv.strategy import parse_strategy
 from cortexd.rwkv.v7 import Rwkv7
+from cortexd.rwkv.weights import Weights, open_weights, weights_identity
+from cortexd.rwkv.weights_cache import WeightsCache
 
 
 class Runner:
     """Opens the checkpoint at `path` with room for `slots` sequences; raises LoadFailed with one sentence."""
 
-    def __init__(self, path: str, strategy: str, slots: int, report: ReportBytes) -> None:
-        checkpoint = Checkpoint(path, report)
-        self.shape = checkpoint.shape
-        self.strategy = parse_strategy(strategy, self.shape.dtype)
+    def __init__(
+        self, path: str, strategy: str, slots: int, report: ReportBytes, cache: WeightsCache | None = None
+    ) -> None:
+        self._path = Path(path)
+        self._strategy = strategy
+        self._cache = cache
+        self._identity = weights_identity(self._path)
+        weights = open_weights(self._path, strategy, cache, report)
+        self.shape, self.strategy, self.weight_bytes = weights.shape, weights.strategy, weights.bytes
         self.pool = StatePool(self.shape, slots)
-        with torch.inference_mode():
-            self.model = Rwkv7(checkpoint.take, checkpoint.big(self.strategy.dtype), self.shape)
-            least_rows(self.strategy.dtype, torch.get_num_threads())
-            self._probe(checkpoint.name)
+        self.model: Rwkv7 | None = None
+        self._begin(weights)
 
     def run(self, pieces: Sequence[Piece]) -> tuple[Tensor, list[int]]:
         """One step: logits `[rows, V]` in fp32, and for each row the index of the piece it follows."""
+        assert self.model is not None, "a parked model computes nothing"
         with torch.inference_mode():
             batch = Batch(pieces)
             return self.model.forward(batch, self.pool), batch.wanted_pieces
 
-    def _probe(self, name: str) -> None:
+    def park(self) -> None:
+        """Hold neither weights nor states: what was mapped is page cache from now on, and the kernel's to take."""
+        self.model = None
+        self.pool.release()
+        _give_back_freed()
+
+    def resume(self, report: ReportBytes) -> None:
+        """The end of `park`; raises LoadFailed."""
+        if weights_identity(self._path) != self._identity:
+            raise LoadFailed(f"{self._path.name} has changed on the disk since it was loaded; ask again.")
+        weights = open_weights(self._path, self._strategy, self._cache, report)
+        self.pool.regain()
+        self._begin(weights)
+
+    def _begin(self, weights: Weights) -> None:
+        self.model = Rwkv7(weights.tensors, self.shape)
+        least_rows(self.strategy.dtype, torch.get_num_threads())
+        if not weights.trusted:
+            _give_back_freed()
+            self._probe()
+        if self._cache is not None and weights.fresh is not None:
+            self._cache.publish(weights.fresh)
+
+    def _probe(self) -> None:
         slot = self.pool.take()
         logits, _ = self.run([Piece(slot, [0])])
         self.pool.give_back(slot)
         if not bool(torch.isfinite(logits).all()):
-            raise LoadFailed(f"{name} computes no finite numbers: its weights are damaged; download it again.")
+            raise LoadFailed(
+                f"{self._path.name} computes no finite numbers: its weights are damaged; download it again."
+            )
+
+
+def _give_back_freed() -> None:
+    """What was converted and freed lies in the allocator's hands, of no use to other processes."""
+    with contextlib.suppress(AttributeError):  # another library than glibc
+        ctypes.CDLL(None).malloc_trim(0)

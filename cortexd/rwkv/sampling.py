@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 
+import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,14 @@ _ROWS = 16  # into which the logits are folded to find the largest faster
 _BUCKETS, _BUCKETS_PER_UNIT = 4096, 64  # of the distance to the largest logit
 
 
+class SavedSampler(msgspec.Struct, frozen=True, array_like=True):
+    """A sampler between two draws."""
+
+    sampling: Sampling
+    occurrences: dict[int, float]
+    step: int
+
+
 class SamplerState:
     """What drawing for one sequence depends on, besides the logits. `uncounted` tokens are exempt from RWKV's frequency penalty."""
 
@@ -27,6 +36,15 @@ class SamplerState:
         self.step = 0
         self._uncounted = uncounted if sampling.order == "rwkv" else frozenset[int]()
         self._penalised = bool(sampling.presence_penalty or sampling.frequency_penalty)
+
+    @classmethod
+    def restored(cls, saved: SavedSampler, uncounted: frozenset[int] = frozenset()) -> "SamplerState":
+        state = cls(saved.sampling, uncounted)
+        state.occurrences, state.step = dict(saved.occurrences), saved.step
+        return state
+
+    def save(self) -> SavedSampler:
+        return SavedSampler(self.sampling, self.occurrences, self.step)
 
     def uniform(self) -> float:
         """A number between 0 and 1 that depends on seed, choice and step alone; 53 bits, the last one set, so never 0."""

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from cortexd.rwkv.sequence import Sequence
-from cortexd.rwkv.state import StatePool
+from cortexd.rwkv.state import SavedState, StatePool
 
 
 class Scheduler:
@@ -32,6 +32,9 @@ class Scheduler:
         while self._waiting and self._pool.free:
             sequence = self._waiting.popleft()
             sequence.slot = self._pool.take()
+            if sequence.state is not None:
+                self._pool.restore(sequence.slot, sequence.state)
+                sequence.state = None
             self._running.append(sequence)
         chosen = [sequence for sequence in self._running if not sequence.prefilling]
         left = self._prefill_budget
@@ -57,6 +60,17 @@ class Scheduler:
                 else:
                     self.finish(sequence)
                 return
+
+    def take_out(self) -> Iterator[tuple[Sequence, SavedState | None]]:
+        """Every sequence, which is one no more, with its state; None where it has not begun."""
+        for sequence in self._all():
+            if sequence.slot is None:
+                self._waiting.remove(sequence)
+                yield sequence, sequence.state
+            else:
+                state = self._pool.save(sequence.slot)
+                self.finish(sequence)
+                yield sequence, state
 
     def check_idle(self) -> None:
         """What must hold when nothing runs: every slot is free."""

@@ -3,12 +3,32 @@
 from collections import deque
 from collections.abc import Sequence as Items
 
+import msgspec
+
 from cortexd.rwkv.batch import PIECE, Piece
-from cortexd.rwkv.prompt import ReplyParser
-from cortexd.rwkv.sampling import SamplerState
-from cortexd.rwkv.stops import StopMatcher
+from cortexd.rwkv.prompt import ReplyParser, SavedReply
+from cortexd.rwkv.sampling import SamplerState, SavedSampler
+from cortexd.rwkv.state import SavedState
+from cortexd.rwkv.stops import SavedStops, StopMatcher
 from cortexd.rwkv.tokenizer import TextDecoder, Tokenizer
 from cortexd.wire import Delta, Finish, Usage
+
+
+class SavedSequence(msgspec.Struct, frozen=True, kw_only=True):
+    """A sequence between two steps; `todo` are the pieces of its prompt that are left, `state` is b"" where it has not begun."""
+
+    prompt_tokens: int
+    todo: list[list[int]]
+    last: int
+    pending: bytes  # of a character that is not complete
+    sampler: SavedSampler
+    stops: SavedStops
+    reply: SavedReply | None
+    max_tokens: int
+    echo: str
+    generated: int
+    reasoned: int
+    state: bytes
 
 
 class Sequence:
@@ -30,6 +50,7 @@ class Sequence:
         self.prompt_tokens = len(prompt)
         self.sampler = sampler
         self.slot: int | None = None
+        self.state: SavedState | None = None  # where it goes on once it has a slot
         self._todo = deque(prompt[i : i + PIECE] for i in range(0, len(prompt), PIECE))
         self._last = -1
         self._tokenizer = tokenizer
@@ -40,6 +61,45 @@ class Sequence:
         self._echo = echo
         self._generated = 0
         self._reasoned = 0
+
+    @classmethod
+    def restored(cls, id: int, saved: SavedSequence, state: SavedState | None, tokenizer: Tokenizer) -> "Sequence":
+        """The sequence that was saved, as `id` from now on; `state` is that of `saved`, unpacked."""
+        sequence = cls(
+            id,
+            (),
+            tokenizer=tokenizer,
+            sampler=SamplerState.restored(saved.sampler, tokenizer.uncounted),
+            stops=(),
+            reply=ReplyParser.restored(saved.reply) if saved.reply is not None else None,
+            max_tokens=saved.max_tokens,
+            echo=saved.echo,
+        )
+        sequence.state = state
+        sequence.prompt_tokens = saved.prompt_tokens
+        sequence._todo.extend(saved.todo)
+        sequence._last = saved.last
+        sequence._decoder = TextDecoder(saved.pending)
+        sequence._stops = StopMatcher.restored(saved.stops)
+        sequence._generated, sequence._reasoned = saved.generated, saved.reasoned
+        return sequence
+
+    def save(self, state: bytes) -> SavedSequence:
+        """Between two steps; `state` is what its slot holds, packed."""
+        return SavedSequence(
+            prompt_tokens=self.prompt_tokens,
+            todo=[list(piece) for piece in self._todo],
+            last=self._last,
+            pending=self._decoder.pending,
+            sampler=self.sampler.save(),
+            stops=self._stops.save(),
+            reply=self._reply.save() if self._reply is not None else None,
+            max_tokens=self._max_tokens,
+            echo=self._echo,
+            generated=self._generated,
+            reasoned=self._reasoned,
+            state=state,
+        )
 
     @property
     def prefilling(self) -> bool:

@@ -16,6 +16,10 @@ class SavedState:
     ffn_shift: Tensor
     wkv: Tensor
 
+    def pack(self) -> bytes:
+        """For a pool of the same model to `unpack`."""
+        return b"".join(part.numpy().tobytes() for part in (self.att_shift, self.ffn_shift, self.wkv))
+
 
 class StatePool:
     """The states of all sequences of a model, fp32: a batch is a vector of slot numbers.
@@ -25,11 +29,9 @@ class StatePool:
     """
 
     def __init__(self, shape: ModelShape, slots: int) -> None:
-        n = shape.head_size
         self.slots = slots
-        self.att_shift = torch.zeros(shape.layers, slots, shape.width)
-        self.ffn_shift = torch.zeros(shape.layers, slots, shape.width)
-        self.wkv = torch.zeros(shape.layers, slots, shape.heads, n, n)
+        self._shape = shape
+        self._allocate(slots)
         self._free = list(range(slots - 1, -1, -1))
         self._held: set[int] = set()
 
@@ -39,7 +41,7 @@ class StatePool:
 
     @property
     def bytes_per_slot(self) -> int:
-        return sum(x.element_size() * x[:, 0].numel() for x in (self.att_shift, self.ffn_shift, self.wkv))
+        return self._shape.state_bytes
 
     def take(self) -> int:
         """A slot that holds the zero state."""
@@ -53,13 +55,41 @@ class StatePool:
         self._held.remove(slot)
         self._free.append(slot)
 
+    def release(self) -> None:
+        """Give the memory back until `regain`; no slot may be held."""
+        assert not self._held, "a slot is still held"
+        self._allocate(0)
+
+    def regain(self) -> None:
+        self._allocate(self.slots)
+
     def check(self) -> None:
         """The invariant of the pool, for whoever has a moment to spare."""
         assert len(self._free) + len(self._held) == self.slots, "a slot was lost"
         assert self._held.isdisjoint(self._free), "a slot is both free and held"
 
+    def _allocate(self, slots: int) -> None:
+        # Not zeroed: `take` does that, and a slot that nobody takes costs no memory.
+        shape, n = self._shape, self._shape.head_size
+        self.att_shift = torch.empty(shape.layers, slots, shape.width)
+        self.ffn_shift = torch.empty(shape.layers, slots, shape.width)
+        self.wkv = torch.empty(shape.layers, slots, shape.heads, n, n)
+
     def save(self, slot: int) -> SavedState:
         return SavedState(self.att_shift[:, slot].clone(), self.ffn_shift[:, slot].clone(), self.wkv[:, slot].clone())
+
+    def unpack(self, data: bytes) -> SavedState:
+        """Raises ValueError where they are not the bytes of a state of this model."""
+        if len(data) != self.bytes_per_slot:
+            raise ValueError(f"{len(data)} bytes are no state of this model, which has {self.bytes_per_slot}")
+        shape, n = self._shape, self._shape.head_size
+        shifts = shape.layers * shape.width
+        numbers = torch.frombuffer(bytearray(data), dtype=torch.float32)
+        return SavedState(
+            numbers[:shifts].view(shape.layers, shape.width),
+            numbers[shifts : 2 * shifts].view(shape.layers, shape.width),
+            numbers[2 * shifts :].view(shape.layers, shape.heads, n, n),
+        )
 
     def restore(self, slot: int, state: SavedState) -> None:
         self.att_shift[:, slot] = state.att_shift

@@ -2,6 +2,19 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
+
+class SavedStops(msgspec.Struct, frozen=True, array_like=True):
+    """A matcher between two pieces of text."""
+
+    stops: list[str]
+    matched: list[int]
+    held: str
+    seen: int
+    cut: int | None
+    stopped: bool
+
 
 class StopMatcher:
     """Cuts a text where the first stop string begins: of several, the one that begins earliest.
@@ -16,6 +29,19 @@ class StopMatcher:
         self._seen = 0  # characters, up to the end of what is held
         self._cut: int | None = None  # where the earliest stop string so far begins
         self._stopped = False
+
+    @classmethod
+    def restored(cls, saved: SavedStops) -> "StopMatcher":
+        matcher = cls(saved.stops)
+        for automaton, matched in zip(matcher._automata, saved.matched, strict=True):
+            automaton.matched = matched
+        matcher._held, matcher._seen, matcher._cut, matcher._stopped = saved.held, saved.seen, saved.cut, saved.stopped
+        return matcher
+
+    def save(self) -> SavedStops:
+        stops = [automaton.stop for automaton in self._automata]
+        matched = [automaton.matched for automaton in self._automata]
+        return SavedStops(stops, matched, self._held, self._seen, self._cut, self._stopped)
 
     def feed(self, text: str) -> tuple[str, bool]:
         """The text that is safe to release, and whether a stop string was found; after that, nothing more is."""
@@ -47,18 +73,18 @@ class _Automaton:
     """Knuth, Morris and Pratt: `matched` characters of the stop string are the end of the text so far."""
 
     def __init__(self, stop: str) -> None:
-        self._stop = stop
+        self.stop = stop
         self._borders = _borders(stop)
         self.matched = 0
 
     def advance(self, char: str) -> int:
         """The length of the stop string if this character completes it, otherwise 0."""
         matched = self.matched
-        while matched and self._stop[matched] != char:
+        while matched and self.stop[matched] != char:
             matched = self._borders[matched - 1]
-        if self._stop[matched] == char:
+        if self.stop[matched] == char:
             matched += 1
-        if matched < len(self._stop):
+        if matched < len(self.stop):
             self.matched = matched
             return 0
         self.matched = 0  # what overlaps it begins later, and no longer counts

@@ -16,6 +16,10 @@ class Strategy:
     device: str
     dtype: torch.dtype
 
+    def is_stored_as(self, dtype: str) -> bool:
+        """Whether a header's `dtype` is what is computed in."""
+        return {"F32": torch.float32, "BF16": torch.bfloat16}.get(dtype) is self.dtype
+
     def __str__(self) -> str:
         return f"{self.device} {'bf16' if self.dtype is torch.bfloat16 else 'fp32'}"
 

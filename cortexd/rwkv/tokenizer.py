@@ -91,10 +91,16 @@ class WorldTokenizer:
 
 
 class TextDecoder:
-    """Turns the bytes of tokens into text; what is not UTF-8 becomes U+FFFD."""
+    """Turns the bytes of tokens into text; what is not UTF-8 becomes U+FFFD. `pending` begins a character."""
 
-    def __init__(self) -> None:
+    def __init__(self, pending: bytes = b"") -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder.setstate((pending, 0))
+
+    @property
+    def pending(self) -> bytes:
+        """What has arrived of a character that is not complete."""
+        return self._decoder.getstate()[0]
 
     def feed(self, data: bytes) -> str:
         """The characters that are complete by now."""

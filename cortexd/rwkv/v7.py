@@ -1,6 +1,6 @@
 """RWKV-7 (x070), after the formulas of the paper and of the official implementation."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -11,34 +11,36 @@ from cortexd.rwkv.layers import Linear, LowRank
 from cortexd.rwkv.state import StatePool
 from cortexd_kernels import reference as ops
 
-Take = Callable[[str], Tensor]  # a tensor of the checkpoint by its official name
+Weights = Mapping[str, Tensor]  # by the names that `prepare` gives them
 CHUNK = 32  # tokens: the fastest form of the chunked recurrence on the CPU
 
 
 class TimeMix:
     """The recurrent half of a layer: x `[T, C]` → `[T, C]`, reading and writing its part of the state pool."""
 
-    def __init__(self, take: Take, big: Take, prefix: str, shape: ModelShape, layer: int) -> None:
+    def __init__(self, weights: Weights, shape: ModelShape, layer: int) -> None:
+        block = f"blocks.{layer}."
+
         def vector(name: str) -> Tensor:
-            return take(f"{prefix}att.{name}").reshape(-1)
+            return weights[f"{block}att.{name}"]
+
+        def linear(name: str) -> Linear:
+            return Linear(weights[f"{block}att.{name}.weight"])
 
         def low_rank(name: str) -> LowRank:
-            return LowRank(take(f"{prefix}att.{name}1"), take(f"{prefix}att.{name}2"))
+            return LowRank(weights[f"{block}att.{name}1"], weights[f"{block}att.{name}2"])
 
         self.layer, self.heads, self.size = layer, shape.heads, shape.head_size
-        self.ln_weight, self.ln_bias = take(f"{prefix}ln1.weight"), take(f"{prefix}ln1.bias")
-        self.mix = torch.stack([vector(f"x_{stream}") for stream in "rwkvag"]).unsqueeze(1)
-        self.receptance = Linear(big(f"{prefix}att.receptance.weight"))
-        self.key = Linear(big(f"{prefix}att.key.weight"))
-        self.value = Linear(big(f"{prefix}att.value.weight"))
-        self.output = Linear(big(f"{prefix}att.output.weight"))
+        self.ln_weight, self.ln_bias = weights[f"{block}ln1.weight"], weights[f"{block}ln1.bias"]
+        self.mix = vector("mix")
+        self.receptance, self.key, self.value = linear("receptance"), linear("key"), linear("value")
+        self.output = linear("output")
         self.w0, self.a0 = vector("w0"), vector("a0")
         self.w, self.a, self.g = low_rank("w"), low_rank("a"), low_rank("g")
         self.v0 = vector("v0") if layer else None  # layer 0 is where the value residual starts
         self.v = low_rank("v") if layer else None
-        self.k_k, self.k_a = vector("k_k"), vector("k_a")
-        self.r_k = take(f"{prefix}att.r_k").reshape(self.heads, self.size)
-        self.norm_weight, self.norm_bias = take(f"{prefix}att.ln_x.weight"), take(f"{prefix}att.ln_x.bias")
+        self.k_k, self.k_a, self.r_k = vector("k_k"), vector("k_a"), vector("r_k")
+        self.norm_weight, self.norm_bias = vector("ln_x.weight"), vector("ln_x.bias")
 
     def __call__(self, x: Tensor, batch: Batch, pool: StatePool, v_first: Tensor | None) -> tuple[Tensor, Tensor]:
         h = ops.layer_norm(x, self.ln_weight, self.ln_bias)
@@ -69,11 +71,12 @@ class TimeMix:
 class ChannelMix:
     """The feed-forward half of a layer: x `[T, C]` → `[T, C]`."""
 
-    def __init__(self, take: Take, big: Take, prefix: str, layer: int) -> None:
+    def __init__(self, weights: Weights, layer: int) -> None:
+        block = f"blocks.{layer}."
         self.layer = layer
-        self.ln_weight, self.ln_bias = take(f"{prefix}ln2.weight"), take(f"{prefix}ln2.bias")
-        self.mix = take(f"{prefix}ffn.x_k").reshape(-1)
-        self.key, self.value = Linear(big(f"{prefix}ffn.key.weight")), Linear(big(f"{prefix}ffn.value.weight"))
+        self.ln_weight, self.ln_bias = weights[f"{block}ln2.weight"], weights[f"{block}ln2.bias"]
+        self.mix = weights[f"{block}ffn.x_k"]
+        self.key, self.value = Linear(weights[f"{block}ffn.key.weight"]), Linear(weights[f"{block}ffn.value.weight"])
 
     def __call__(self, x: Tensor, batch: Batch, pool: StatePool) -> Tensor:
         h = ops.layer_norm(x, self.ln_weight, self.ln_bias)
@@ -82,17 +85,14 @@ class ChannelMix:
 
 
 class Rwkv7:
-    """The whole model. `take` gives small tensors in fp32, `big` the large matrices in the dtype they are computed in."""
+    """The whole model, of the tensors that `prepare` gives."""
 
-    def __init__(self, take: Take, big: Take, shape: ModelShape) -> None:
-        self.embedding = big("emb.weight")
-        self.ln0_weight, self.ln0_bias = take("blocks.0.ln0.weight"), take("blocks.0.ln0.bias")
-        self.layers: list[tuple[TimeMix, ChannelMix]] = []
-        for i in range(shape.layers):
-            prefix = f"blocks.{i}."
-            self.layers.append((TimeMix(take, big, prefix, shape, i), ChannelMix(take, big, prefix, i)))
-        self.out_weight, self.out_bias = take("ln_out.weight"), take("ln_out.bias")
-        self.head = Linear(big("head.weight"))
+    def __init__(self, weights: Weights, shape: ModelShape) -> None:
+        self.embedding = weights["emb.weight"]
+        self.ln0_weight, self.ln0_bias = weights["blocks.0.ln0.weight"], weights["blocks.0.ln0.bias"]
+        self.layers = [(TimeMix(weights, shape, i), ChannelMix(weights, i)) for i in range(shape.layers)]
+        self.out_weight, self.out_bias = weights["ln_out.weight"], weights["ln_out.bias"]
+        self.head = Linear(weights["head.weight"])
 
     def forward(self, batch: Batch, pool: StatePool) -> Tensor:
         """Logits `[len(batch.wanted), V]` in fp32; the slots of the batch hold the states after its last tokens."""

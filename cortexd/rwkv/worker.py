@@ -8,6 +8,7 @@ from collections import deque
 from pathlib import Path
 from time import monotonic
 
+import msgspec
 import torch
 
 from cortexd import wire
@@ -17,8 +18,9 @@ from cortexd.rwkv.prompt import template_for
 from cortexd.rwkv.runner import Runner
 from cortexd.rwkv.sampling import BrokenLogits, sample
 from cortexd.rwkv.scheduler import Scheduler
-from cortexd.rwkv.sequence import Sequence
+from cortexd.rwkv.sequence import SavedSequence, Sequence
 from cortexd.rwkv.tokenizer import tokenizer_for
+from cortexd.rwkv.weights_cache import WeightsCache
 
 _PROGRESS_PERIOD = 0.05  # seconds between two reports of a load
 
@@ -66,9 +68,11 @@ class Worker:
         self._running = True
         self._next_report = 0.0
         self._rejected: list[wire.Rejected] = []
-        self.runner = Runner(load.path, load.strategy, load.slots, self._report_progress)
+        self._adopted: dict[int, bytearray] = {}  # parts that have arrived of a saved sequence
+        cache = WeightsCache(Path(load.cache)) if load.cache else None
+        self.runner = Runner(load.path, load.strategy, load.slots, self._report_progress, cache)
         shape = self.runner.shape
-        tokenizer = tokenizer_for(shape.vocabulary)
+        self._tokenizer = tokenizer = tokenizer_for(shape.vocabulary)
         template = template_for(load.template, Path(load.path).stem)
         self._banned = torch.tensor(tokenizer.banned, dtype=torch.int64)
         self._intake = Intake(shape, tokenizer, template, load.context)
@@ -80,7 +84,7 @@ class Worker:
             vocabulary=shape.vocabulary,
             context=load.context,
             slots=load.slots,
-            weight_bytes=shape.weight_bytes,
+            weight_bytes=self.runner.weight_bytes,
             strategy=str(self.runner.strategy),
             thinks=template.thinks,
         )
@@ -110,6 +114,17 @@ class Worker:
                 self._send(wire.Pong(nonce, self._scheduler.running, self._scheduler.waiting))
             case wire.Threads(count):
                 torch.set_num_threads(count)
+            case wire.Park():
+                self._scheduler.check_idle()
+                self.runner.park()
+                self._send(wire.Parked())
+            case wire.Resume():
+                self.runner.resume(self._report_progress)
+                self._send(self.facts)
+            case wire.Suspend():
+                self._suspend()
+            case wire.Adopt():
+                self._adopt(command)
             case wire.Shutdown():
                 self._running = False
             case wire.Load():
@@ -124,9 +139,33 @@ class Worker:
             for i, sequence in enumerate(drawing):
                 if (delta := self._draw(sequence, logits[i : i + 1])) is not None:
                     deltas.append(delta)
+        self._tell(deltas)
+
+    def _tell(self, deltas: list[wire.Delta]) -> None:
         if deltas or self._rejected:
             self._send(wire.Step(deltas, self._rejected))
             self._rejected = []
+
+    def _suspend(self) -> None:
+        self._tell([])  # who has been refused is told so, not suspended
+        for sequence, state in self._scheduler.take_out():
+            saved = sequence.save(state.pack() if state is not None else b"")
+            for part in wire.parts(msgspec.msgpack.encode(saved)):
+                self._send(wire.Saved(sequence.id, part))
+        self._send(wire.Suspended())
+
+    def _adopt(self, adopt: wire.Adopt) -> None:
+        parts = self._adopted.setdefault(adopt.id, bytearray())
+        parts += adopt.part
+        if not adopt.last:
+            return
+        try:
+            saved = _decode_saved(self._adopted.pop(adopt.id))
+            state = self.runner.pool.unpack(saved.state) if saved.state else None
+            self._scheduler.add(Sequence.restored(adopt.id, saved, state, self._tokenizer))
+        except (ValueError, msgspec.MsgspecError) as error:
+            message = f"The answer cannot be gone on with: what was saved of it is damaged ({error})."
+            self._rejected.append(wire.Rejected(adopt.id, message, code="model_error"))
 
     def _draw(self, sequence: Sequence, logits: torch.Tensor) -> wire.Delta | None:
         try:
@@ -159,11 +198,12 @@ def main(sock: socket.socket) -> None:
     torch.set_num_threads(load.threads)
     try:
         worker = Worker(sock, inbox, load)
-    except CortexdError as error:
+        sock.sendall(wire.encode(worker.facts))
+        worker.run()
+    except CortexdError as error:  # of this load, or of a later `Resume`
         sock.sendall(wire.encode(wire.LoadRefused(error.message)))
-        return
     except MemoryError:
         sock.sendall(wire.encode(wire.LoadRefused("There is not enough memory for this model on this machine.")))
-        return
-    sock.sendall(wire.encode(worker.facts))
-    worker.run()
+
+
+_decode_saved = msgspec.msgpack.Decoder(SavedSequence).decode

@@ -124,3 +124,13 @@ def test_what_can_change_live_is_not_in_the_hash(tmp_path: Path):
     spec = catalogue(tmp_path).resolve("goose")
     assert msgspec.structs.replace(spec, aliases=("x",), keep_alive=1.0).hash == spec.hash
     assert msgspec.structs.replace(spec, strategy="cpu bf16").hash != spec.hash
+
+
+def test_a_spec_tells_what_a_load_would_have_to_know_of_the_model(tmp_path: Path):
+    write_pth(tmp_path / "goose.pth", tiny_state_dict(0, layers=2, heads=3, head_size=16, vocabulary=257))
+    spec = catalogue(tmp_path).resolve("goose")
+    assert (spec.vocabulary, spec.width, spec.stored) == (257, 48, "F32")
+    assert spec.parameters == sum(
+        x.numel() for x in tiny_state_dict(0, layers=2, heads=3, head_size=16, vocabulary=257).values()
+    )
+    assert spec.state_bytes == 4 * 2 * (2 * 48 + 3 * 16 * 16)

@@ -9,48 +9,15 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from cortexd.catalogue.spec import ModelSpec
-from cortexd.engines.cores import Cores
 from cortexd.engines.fork_server import ForkServer
-from cortexd.engines.protocol import Generation, GenerationRequest, LoadProgress
+from cortexd.engines.protocol import GenerationRequest, LoadProgress
 from cortexd.engines.rwkv import RwkvEngine
-from cortexd.errors import BadRequest, ContextExceeded, CortexdError, EngineDied, LoadFailed, ModelFault, ShuttingDown
-from cortexd.wire import ChatPrompt, Delta, Sampling, TextPrompt, TokenPrompt, Turn
+from cortexd.errors import BadRequest, ContextExceeded, CortexdError, EngineDied, LoadFailed, ModelFault
+from cortexd.wire import ChatPrompt, Sampling, TextPrompt, TokenPrompt, Turn
 from tests.checkpoint_files import tiny_state_dict, write_pth
+from tests.engines.asking import NEVER_ENDING, Host, ask, collect, exhaust, spec_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
-
-NEVER_ENDING = {0: -100.0}  # id 0 ends a text
-
-
-class Host:
-    prefill_budget = 256
-
-    def __init__(self, fork_server: ForkServer) -> None:
-        self.cores = Cores(1)
-        self.fork_server = fork_server
-
-
-def spec_of(path: Path, **changes: object) -> ModelSpec:
-    return ModelSpec(name=path.stem, source="file", path=str(path), **changes)
-
-
-def ask(text: str, tokens: int, seed: int = 1, **sampling: object) -> GenerationRequest:
-    drawn = Sampling(seed=seed, logit_bias=NEVER_ENDING, **sampling)
-    return GenerationRequest(prompt=TextPrompt(text), sampling=drawn, max_tokens=tokens)
-
-
-async def collect(engine: RwkvEngine, request: GenerationRequest) -> tuple[str, Delta]:
-    text, last = "", Delta(0)
-    async for last in engine.generate(request):
-        text += last.text
-    return text, last
-
-
-async def exhaust(generation: Generation) -> None:
-    """Until it raises."""
-    while True:
-        await anext(generation)
 
 
 @pytest_asyncio.fixture(loop_scope="package")
@@ -219,7 +186,7 @@ async def test_a_stopped_engine_ends_its_streams(fork_server: ForkServer, checkp
     stream = engine.generate(ask("Hello", 30000))
     await anext(stream)
     await engine.stop(5.0)
-    with pytest.raises(ShuttingDown):
+    with pytest.raises(EngineDied):
         await exhaust(stream)
 
 

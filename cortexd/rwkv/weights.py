@@ -1,0 +1,85 @@
+"""A model's weights, from wherever they come fastest: kept from an earlier load, or converted from the checkpoint."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cortexd.checkpoints.shape import ModelShape
+from cortexd.rwkv.checkpoint import Checkpoint, ReportBytes
+from cortexd.rwkv.kept_weights import KeptWeights
+from cortexd.rwkv.prepare import prepare
+from cortexd.rwkv.strategy import Strategy, parse_strategy
+from cortexd.rwkv.weights_cache import WeightsCache
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What `prepare` gives. `fresh` is set where it was kept by this load, and so has never computed a token before."""
+
+    shape: ModelShape
+    strategy: Strategy
+    tensors: dict[str, Tensor]
+    trusted: bool = False  # a token has been computed with them before
+    fresh: KeptWeights | None = None
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def open_weights(path: Path, strategy: str, cache: WeightsCache | None, report: ReportBytes) -> Weights:
+    """Raises LoadFailed with one sentence; `report` is told bytes done and in all."""
+    identity = weights_identity(path)
+    if cache is not None and (found := _find(cache, identity, strategy)) is not None:
+        kept, chosen = found
+        try:
+            kept.read_in(report)
+            return Weights(kept.shape, chosen, kept.tensors(), trusted=True)
+        except OSError:  # the disk does not give it back: convert once more
+            pass
+    checkpoint = Checkpoint(str(path), report)
+    chosen = parse_strategy(strategy, checkpoint.shape.dtype)
+    with torch.inference_mode():
+        if cache is not None:
+            made = prepare(checkpoint, chosen.dtype)
+            fresh = cache.keep(
+                identity, chosen.dtype, checkpoint.shape, made, _files(path), _to_be_kept(checkpoint.shape, chosen)
+            )
+            if fresh is not None:
+                return Weights(checkpoint.shape, chosen, fresh.tensors(), fresh=fresh)
+        return Weights(checkpoint.shape, chosen, dict(prepare(checkpoint, chosen.dtype)))
+
+
+def weights_identity(path: Path) -> str:
+    """Changes when the bytes of the checkpoint do, or their place on the disk."""
+    found: list[str] = []
+    for file in _files(path):
+        try:
+            stat = file.stat()
+        except OSError:  # whoever opens it will say so
+            continue
+        found.append(f"{file}:{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}")
+    return ";".join(found)
+
+
+def _to_be_kept(shape: ModelShape, chosen: Strategy) -> int:
+    """About how many bytes; where the file has the right numbers, it holds nearly all itself."""
+    return 0 if chosen.is_stored_as(shape.dtype) else shape.parameters * chosen.dtype.itemsize
+
+
+def _files(path: Path) -> list[Path]:
+    try:
+        return sorted(path.iterdir()) if path.is_dir() else [path]
+    except OSError:  # whoever opens it will say so
+        return [path]
+
+
+def _find(cache: WeightsCache, identity: str, strategy: str) -> tuple[KeptWeights, Strategy] | None:
+    """What `auto` means depends on how the weights are stored, and a kept file knows that without the checkpoint."""
+    for dtype in (torch.bfloat16, torch.float32):
+        kept = cache.find(identity, dtype)
+        if kept is not None and (chosen := parse_strategy(strategy, kept.shape.dtype)).dtype is dtype:
+            return kept, chosen
+    return None

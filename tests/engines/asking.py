@@ -1,0 +1,45 @@
+"""What the tests of our own engine ask of it."""
+
+from pathlib import Path
+
+from cortexd.catalogue.spec import ModelSpec
+from cortexd.engines.cores import Cores
+from cortexd.engines.fork_server import ForkServer
+from cortexd.engines.protocol import Generation, GenerationRequest
+from cortexd.engines.rwkv import RwkvEngine
+from cortexd.wire import Delta, Sampling, TextPrompt
+
+NEVER_ENDING = {0: -100.0}  # id 0 ends a text
+
+
+class Host:
+    """Implements `cortexd.engines.protocol.EngineHost`."""
+
+    prefill_budget = 256
+
+    def __init__(self, fork_server: ForkServer, cache: Path | None = None) -> None:
+        self.cores = Cores(1)
+        self.fork_server = fork_server
+        self.cache = cache
+
+
+def spec_of(path: Path, **changes: object) -> ModelSpec:
+    return ModelSpec(name=path.stem, source="file", path=str(path), **changes)
+
+
+def ask(text: str, tokens: int, seed: int = 1, **sampling: object) -> GenerationRequest:
+    drawn = Sampling(seed=seed, logit_bias=NEVER_ENDING, **sampling)
+    return GenerationRequest(prompt=TextPrompt(text), sampling=drawn, max_tokens=tokens)
+
+
+async def collect(engine: RwkvEngine, request: GenerationRequest) -> tuple[str, Delta]:
+    text, last = "", Delta(0)
+    async for last in engine.generate(request):
+        text += last.text
+    return text, last
+
+
+async def exhaust(generation: Generation) -> None:
+    """Until it raises."""
+    while True:
+        await anext(generation)
