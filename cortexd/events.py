@@ -28,7 +28,7 @@ class Weighed(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     frees: dict[str, int]  # bytes by device
-    cost: float  # expected seconds of loading per second that it is gone; infinite where it may not go
+    cost: float  # of doing without it: expected seconds of loading per second, or a rank by its last use
     why_not: str = ""  # "in use", "pinned", "loaded 2 s ago"; empty where it might have gone
     chosen: bool = False
 

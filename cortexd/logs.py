@@ -9,7 +9,8 @@ import structlog
 
 from cortexd.events import Event
 
-_NAMES = {"ModelMoved": "model", "RequestEnded": "request"}
+_NAMES = {"ModelMoved": "model", "RequestEnded": "request", "Decided": "decision", "MemoryWarning": "memory"}
+_LONG = ("weighed", "memory", "config")  # of a decision: the journal keeps them
 
 
 def configure(level: str) -> None:
@@ -38,4 +39,6 @@ def log_event(event: Event) -> None:
     facts: dict[str, Any] = msgspec.to_builtins(event)
     name: str = facts.pop("event")
     facts.pop("at")
+    for key in _LONG:
+        facts.pop(key, None)
     say(_NAMES.get(name, name), **facts)

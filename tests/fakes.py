@@ -3,16 +3,22 @@
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.config import Settings
 from cortexd.daemon import Readiness
-from cortexd.engines.protocol import EngineFacts, GenerationRequest, LoadProgress
+from cortexd.engines.protocol import Engine, EngineFacts, EngineHost, GenerationRequest, LoadProgress, Suspension
 from cortexd.errors import BadRequest, CortexdError, EngineDied, LoadFailed, UnknownModel
-from cortexd.events import Event, EventBus, RequestEnded
-from cortexd.lifecycle.supervisor import Policy, Supervisor
+from cortexd.events import Decided, Event, EventBus, RequestEnded
+from cortexd.lifecycle.administration import Administration
+from cortexd.lifecycle.history import History
+from cortexd.lifecycle.incarnation import Incarnation
+from cortexd.lifecycle.policy import Policy
+from cortexd.lifecycle.supervisor import Supervisor
+from cortexd.memory.process import Usage as MemoryUsage
 from cortexd.wire import ChatPrompt, Delta, Prompt, TextPrompt, Usage
 
 _PIECE = re.compile(r"\s*\S+\s*")
@@ -67,8 +73,11 @@ class FakeGeneration:
         self.request = request
         self.cancelled = False
         self.finished = False
+        self.failure: CortexdError | None = None
         self._reply = reply
         self._died = died
+        self._attached = asyncio.Event()  # not suspended
+        self._attached.set()
         text, self._finish = _shortened(reply.text, request)
         self._thoughts = _PIECE.findall(reply.thought)
         self._words = _PIECE.findall(text)
@@ -81,8 +90,11 @@ class FakeGeneration:
         await asyncio.sleep(0)
         if self._reply.gate is not None and not self.cancelled:
             await self._reply.gate.wait()
+        await self._attached.wait()
         if self.cancelled or self.finished:
             raise StopAsyncIteration
+        if self.failure is not None:
+            raise self.failure
         if self._died.is_set():
             raise EngineDied
         said, self.said = self.said, self.said + 1
@@ -101,6 +113,31 @@ class FakeGeneration:
 
     def cancel(self) -> None:
         self.cancelled = self.cancelled or not self.finished
+        self._attached.set()
+
+    def detach(self) -> None:
+        self._attached.clear()
+
+    def attach(self, died: asyncio.Event) -> None:
+        self._died = died
+        self._attached.set()
+
+    def fail(self, error: CortexdError) -> None:
+        self.failure = error
+        self._attached.set()
+
+
+class FakeSuspension:
+    """Implements `cortexd.engines.protocol.Suspension`."""
+
+    size = 1000  # bytes
+
+    def __init__(self, generations: list[FakeGeneration]) -> None:
+        self.generations = generations
+
+    def fail(self, error: CortexdError) -> None:
+        for generation in self.generations:
+            generation.fail(error)
 
 
 class FakeEngine:
@@ -110,15 +147,20 @@ class FakeEngine:
         self.spec = spec
         self.generations: list[FakeGeneration] = []
         self.stopped = False
+        self.parked = False
         self._script = script
         self._died = asyncio.Event()
+
+    @classmethod
+    def footprint(cls, spec: ModelSpec, host: EngineHost) -> dict[str, int]:
+        return {"cpu": spec.size}
 
     async def start(self, report: Callable[[LoadProgress], None]) -> EngineFacts:
         report(LoadProgress("reading", 0.4))
         await self._script.loading.wait()
         if self._script.load_error is not None:
             raise LoadFailed(self._script.load_error)
-        return EngineFacts(description="fake", context=1000, loaded_bytes=1_000_000)
+        return EngineFacts(description="fake", context=1000, loaded_bytes=1_000_000, parks=True, suspends=True)
 
     async def probe(self) -> None:
         pass
@@ -128,6 +170,30 @@ class FakeEngine:
         generation = FakeGeneration(request, reply, self._died)
         self.generations.append(generation)
         return generation
+
+    async def park(self) -> None:
+        self.parked = True
+
+    async def resume(self, report: Callable[[LoadProgress], None]) -> EngineFacts:
+        self.parked = False
+        return await self.start(report)
+
+    async def suspend(self) -> FakeSuspension:
+        suspended = [generation for generation in self.generations if not (generation.cancelled or generation.finished)]
+        for generation in suspended:
+            self.generations.remove(generation)
+            generation.detach()
+        return FakeSuspension(suspended)
+
+    def adopt(self, suspension: Suspension) -> None:
+        assert isinstance(suspension, FakeSuspension), "only what an engine of this kind has saved"
+        self.generations += suspension.generations
+        for generation in suspension.generations:
+            generation.attach(self._died)
+        suspension.generations = []
+
+    def pids(self) -> list[int]:
+        return []
 
     async def ping(self) -> None:
         if self._died.is_set():
@@ -168,12 +234,47 @@ class FakeCatalogue:
         self.arrives = []
 
 
+class FakeJournal:
+    """In the place of `cortexd.store.journal.Journal`: rows as dictionaries."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []  # the newest last
+
+    def note(self, decided: Decided) -> None:
+        self.rows.append({"id": len(self.rows) + 1, **msgspec.to_builtins(decided)})
+
+    async def query(
+        self,
+        *,
+        model: str | None,
+        kinds: Sequence[str] | None,
+        since: float | None,
+        before_id: int | None,
+        limit: int,
+    ) -> list[dict[str, Any]]:
+        fitting = [
+            row
+            for row in reversed(self.rows)
+            if model in (None, row["model"])
+            and (kinds is None or row["kind"] in kinds)
+            and (since is None or row["at"] >= since)
+            and (before_id is None or row["id"] < before_id)
+        ]
+        return fitting[:limit]
+
+
 class FakeDaemon:
     """In the place of `cortexd.daemon.Daemon`: real settings, supervisor and events over fake engines and models."""
 
     def __init__(
-        self, *specs: ModelSpec, settings: Settings | None = None, comment_s: float = 3.0, **policy: float
+        self,
+        *specs: ModelSpec,
+        settings: Settings | None = None,
+        comment_s: float = 3.0,
+        ceiling: int | None = None,
+        **policy: float,
     ) -> None:
+        """`ceiling` is the budget of the only device in bytes, of which a model takes its size; None: there is none."""
         server = {"drain_s": 0.0, "loading_comment_s": comment_s}
         self.settings = settings or msgspec.convert({"server": server}, Settings)
         self.catalogue = FakeCatalogue(specs or [ModelSpec(name="goose", source="file", path="/goose.pth")])
@@ -185,10 +286,16 @@ class FakeDaemon:
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.checks = {"supervisor": "ok"}
         self.refreshes = 0
-        policy = {"keep_alive": -1.0, "ping_interval": 3600.0, **policy}
-        self.supervisor = Supervisor(
-            self._make_engine, msgspec.convert(policy, Policy, strict=False), self.events.publish, self.bugs.append
+        self.journal = FakeJournal()
+        self.supervisor = supervisor_over(
+            self._make_engine,
+            self.events,
+            self.bugs,
+            ceilings={} if ceiling is None else {"cpu": ceiling},
+            estimate=lambda spec: {} if ceiling is None else {"cpu": spec.size},
+            **policy,
         )
+        self.administration = Administration(self.supervisor)
         self._listening = self.events.subscribed(self._note)
         self._listening.__enter__()
 
@@ -203,6 +310,10 @@ class FakeDaemon:
     async def make_ready(self, name: str = "goose") -> None:
         async with self.supervisor.lease(self.catalogue.resolve(name), owner="test"):
             pass
+
+    async def supervisor_has_moved(self) -> None:
+        """A turn of the loop: nothing here takes longer than some of them."""
+        await asyncio.sleep(0)
 
     async def refresh_catalogue(self) -> None:
         self.refreshes += 1
@@ -220,9 +331,50 @@ class FakeDaemon:
         return engine
 
     def _note(self, event: Event) -> None:
+        if isinstance(event, Decided):
+            self.journal.note(event)
         if isinstance(event, RequestEnded):
             self.ended.put_nowait(event)
             self.all_ended.append(event)
+
+
+class FakeGauge:
+    """Implements `cortexd.lifecycle.incarnation.Gauge`: nothing is held, and the kernel ends nobody unless a test says so."""
+
+    def __init__(self) -> None:
+        self.resident: dict[str, int] = {}
+        self.kills = 0
+
+    def measure(self, pids: list[int]) -> MemoryUsage:
+        return MemoryUsage(dict(self.resident), dict(self.resident))
+
+    def oom_kills(self) -> int:
+        return self.kills
+
+
+def supervisor_over(
+    make_engine: Callable[[ModelSpec], Engine],
+    events: EventBus,
+    bugs: list[BaseException],
+    *,
+    gauge: FakeGauge | None = None,
+    ceilings: dict[str, int] | None = None,
+    estimate: Callable[[ModelSpec], dict[str, int]] = lambda _: {},
+    **policy: float,
+) -> Supervisor:
+    """A real supervisor with real incarnations of these engines, which keeps models for ever unless told otherwise."""
+    policy = {"keep_alive": -1.0, "ping_interval": 3600.0, **policy}
+    rules = msgspec.convert(policy, Policy, strict=False)
+    watch = gauge or FakeGauge()
+    return Supervisor(
+        lambda spec, tell: Incarnation(lambda: make_engine(spec), tell, rules, watch),
+        rules,
+        History(estimate),
+        ceilings or {},
+        asyncio.get_running_loop(),
+        events.publish,
+        bugs.append,
+    )
 
 
 def prompt_text(prompt: Prompt) -> str:

@@ -9,6 +9,9 @@ import msgspec
 
 from cortexd.engines.protocol import Engine, EngineFacts
 from cortexd.errors import CortexdError
+from cortexd.lifecycle.policy import Priority
+
+Tier = Literal["ready", "parked", "cold"]
 
 
 class LoadStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,33 +26,52 @@ class LoadStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Lease:
     """Waiting, then granted or refused, then released. Released from any of them, at once and once."""
 
-    def __init__(self, owner: str, now: Callable[[], float], progress: Callable[[], LoadStatus]) -> None:
+    def __init__(
+        self,
+        owner: str,
+        asked: float,
+        progress: Callable[[], LoadStatus],
+        priority: Priority = Priority.REQUEST,
+        keep_alive: float | None = None,
+    ) -> None:
         self.owner = owner
-        self.tier: Literal["ready", "cold"] = "ready"
+        self.asked = asked
+        self.priority = priority
+        self.keep_alive = keep_alive  # seconds from the end of this use; None: as the model is configured
+        self.incarnation = 0  # of the model, that it was granted
+        self.tier: Tier = "ready"
         self.queue_ms = 0.0
         self.load_ms = 0.0
-        self._now = now
-        self._asked = now()
+        self.evicted: tuple[str, ...] = ()  # models that had to go for this one
         self._progress = progress
-        self._outcome: asyncio.Future[tuple[Engine, EngineFacts]] = asyncio.get_running_loop().create_future()
+        self._outcome: tuple[Engine, EngineFacts] | CortexdError | None = None
+        self._settled: asyncio.Event | None = None
         self._on_release: Callable[[Lease], None] | None = None
 
     @property
     def engine(self) -> Engine:
-        return self._outcome.result()[0]
+        return self._granted()[0]
 
     @property
     def facts(self) -> EngineFacts:
-        return self._outcome.result()[1]
+        return self._granted()[1]
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was granted or refused."""
+        return self._outcome is not None
 
     async def granted(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - a time-out is an answer here
         """True once the model is ready and leased, False after `timeout` seconds; raises what made the load fail."""
-        if not self._outcome.done():
-            await asyncio.wait([self._outcome], timeout=timeout)
-        if self._outcome.done():
-            self._outcome.result()
-            return True
-        return False
+        if self._outcome is None:
+            self._settled = self._settled or asyncio.Event()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._settled.wait()
+            except TimeoutError:
+                return False
+        self._granted()
+        return True
 
     def progress(self) -> LoadStatus:
         return self._progress()
@@ -79,15 +101,25 @@ class Lease:
         """From now on a release is told to `on_release`."""
         self._on_release = on_release
 
-    def grant(self, engine: Engine, facts: EngineFacts, loading_since: float | None = None) -> None:
-        if loading_since is not None:
-            now = self._now()
-            self.tier = "cold"
-            self.queue_ms = max(0.0, loading_since - self._asked) * 1000
-            self.load_ms = (now - max(loading_since, self._asked)) * 1000
-        self._outcome.set_result((engine, facts))
+    def grant(self, engine: Engine, facts: EngineFacts) -> None:
+        self._settle((engine, facts))
+
+    def regrant(self, engine: Engine, facts: EngineFacts) -> None:
+        """Its answers go on in another engine."""
+        self._outcome = (engine, facts)
 
     def refuse(self, error: CortexdError) -> None:
         self._on_release = None
-        self._outcome.set_exception(error)
-        self._outcome.exception()  # a client that has left does not come to ask
+        self._settle(error)
+
+    def _settle(self, outcome: tuple[Engine, EngineFacts] | CortexdError) -> None:
+        assert self._outcome is None, "a lease is settled once"
+        self._outcome = outcome
+        if self._settled is not None:
+            self._settled.set()
+
+    def _granted(self) -> tuple[Engine, EngineFacts]:
+        assert self._outcome is not None, "whoever uses a lease has waited for it"
+        if isinstance(self._outcome, CortexdError):
+            raise self._outcome
+        return self._outcome

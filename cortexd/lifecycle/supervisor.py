@@ -1,326 +1,408 @@
 """Who loads and unloads. Whoever wants a model asks for a lease, and never looks first."""
 
 import asyncio
-from collections.abc import Callable
-
-import msgspec
+import contextlib
+import math
+from collections.abc import Callable, Sequence
 
 from cortexd.catalogue.spec import ModelSpec
-from cortexd.engines.protocol import Engine, EngineFacts, LoadProgress
-from cortexd.errors import CortexdError, LoadFailed, QueueFull, ShuttingDown
+from cortexd.errors import CannotFit, LoadFailed, QueueFull, ShuttingDown, Unavailable
 from cortexd.events import Event
+from cortexd.lifecycle import tidings as told
+from cortexd.lifecycle.admission import Await, Evict, Never, Start, Verdict, Wish, weighed
+from cortexd.lifecycle.clock import Clock, Timer
+from cortexd.lifecycle.deadlines import Due, due
+from cortexd.lifecycle.decisions import Decisions
+from cortexd.lifecycle.evictions import Evictions
+from cortexd.lifecycle.history import History
 from cortexd.lifecycle.lease import Lease
-from cortexd.lifecycle.managed_model import ManagedModel
-from cortexd.lifecycle.states import COMING, State
+from cortexd.lifecycle.managed_model import Drain, ManagedModel
+from cortexd.lifecycle.planning import decide
+from cortexd.lifecycle.policy import Policy, Priority
+from cortexd.lifecycle.states import HELD, LOADS, State
+from cortexd.lifecycle.transitions import MakeRun, Transitions
+from cortexd.lifecycle.view import ModelStatus, View
 
-_CRASH_LOOP = 10.0  # seconds: an engine that dies this soon after it was ready is not tried again at once
-_KILL_GRACE = 5.0  # seconds between asking an engine to end and ending it
-
-
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """What the supervisor is configured to do; all times in seconds."""
-
-    keep_alive: float = 300.0  # from the end of the last use to the unload; negative: for ever
-    parallel_loads: int = 2
-    queue_limit: int = 1024  # requests waiting for one model
-    load_stall: float = 120.0  # without progress until a load is given up
-    ping_interval: float = 10.0
-    ping_deadline: float = 60.0  # without an answer until an engine counts as hung
-
-
-class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be seen of a model from outside."""
-
-    name: str
-    state: str
-    incarnation: int
-    leases: int
-    waiting: int
-    engine: str
-    loaded_bytes: int
-    context: int
-    percent: int
-    keep_alive_left_s: float | None  # None: not loaded, in use, or kept for ever
-    error: str | None
+_MOST_ROUNDS = 10_000  # of settling; more would be a circle
+_TOLD_SOON = 5.0  # seconds within which an engine that was found dead has told of its end
+_PATIENCE = 10.0  # seconds after which it may be worth asking again for memory that other programs hold
 
 
 class Supervisor:
-    """One owner of every model's state. Each incarnation of a model is one task, from `queued` to `cold` or `failed`."""
+    """One owner of every model's state, without a task, a lock or an await of its own.
+
+    Everything comes in by a plain call: requests, releases, what incarnations tell, the administrator, the timer. Each call ends by
+    settling: what is due is done, then what the queue asks for, until there is nothing to do; then one timer is set for the next
+    moment at which something will be.
+    """
 
     def __init__(
         self,
-        make_engine: Callable[[ModelSpec], Engine],
+        make_run: MakeRun,
         policy: Policy,
+        history: History,
+        ceilings: dict[str, int],
+        clock: Clock,
         publish: Callable[[Event], None],
         on_bug: Callable[[BaseException], None],
     ) -> None:
-        self._make_engine = make_engine
-        self._policy = policy
+        self.policy = policy
+        self.history = history
+        self.models: dict[str, ManagedModel] = {}  # by key, the hash of the spec
+        self.view = View(self.models, policy, history, ceilings, clock.time)
+        self.decisions = Decisions(publish, self.view.memory)
+        self.transitions = Transitions(make_run, self._hear, policy, history, self.view, self.decisions)
+        self._evictions = Evictions(self.models, policy, self.view, self.transitions, self.decisions)
+        self._clock = clock
+        self._now = clock.time
         self._publish = publish
-        self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time
-        self._models: dict[str, ManagedModel] = {}
-        self._turns = asyncio.Semaphore(policy.parallel_loads)
-        self._lives: dict[str, asyncio.Task[None]] = {}
-        self._closing = False
         self._on_bug = on_bug
+        self._names: dict[str, ManagedModel] = {}
+        self._timer: Timer | None = None
+        self._settling = self._unsettled = False
+        self._closing = False
+        self._quiet: asyncio.Event | None = None
+        self.on_asked: Callable[[str], None] = lambda _: None  # the name of each model that a client asks for
 
-    def lease(self, spec: ModelSpec, *, owner: str) -> Lease:
-        """A lease on this model, granted now or when its load is done.
+    # Requests
 
-        1. shutting down: refused; 2. ready: granted; 3. draining: rescued, unless others wait for the next incarnation already;
-        4. being loaded: joins; 5. unloading: waits for the next incarnation; 6. failed a moment ago: refused with the same
-        sentence; 7. else a load begins. A spec that has changed since the load drains the old incarnation.
+    def lease(
+        self,
+        spec: ModelSpec,
+        *,
+        owner: str,
+        priority: Priority = Priority.REQUEST,
+        keep_alive: float | None = None,
+    ) -> Lease:
+        """A lease on this model, granted now or when its load is done; raises what is known at once to stand against it.
+
+        Ready: granted. Being loaded: joins. On its way out: waits for its next incarnation. Failed a moment ago: refused with the
+        same sentence. Else a load is queued.
         """
-        if self._closing:  # 1
+        if self._closing:
             raise ShuttingDown
-        model = self._model(spec)
-        lease = Lease(owner, self._now, lambda: model.progress(self._loads_before(model)))
-        same = model.spec.hash == spec.hash
-        if same:
-            model.spec = spec  # what can change live has its effect from now on
-        if model.state is State.READY and same:  # 2
-            model.lease_now(lease)
-            return lease
-        if model.state is State.DRAINING and same and not model.waiters:  # 3
-            model.move_to(State.READY, f"rescued by {owner}")
-            model.changed.set()
-            model.lease_now(lease)
-            return lease
-        if len(model.waiters) >= self._policy.queue_limit:
-            raise QueueFull(retry_after=1.0)
-        if model.state is State.FAILED:
-            assert model.failure is not None
-            if same and self._now() < model.failure.until:  # 6
-                raise model.refusal()
-            if not same:
-                model.failures = 0
-            model.move_to(State.COLD, "may be tried again" if same else "its configuration has changed")
-        if model.state is State.COLD:  # 7
-            model.spec = spec
-            model.wait(lease)
-            self._begin_life(model, owner)
-            return lease
-        if model.state is State.READY:
-            self._drain(model, "its configuration has changed")
-        assert model.state in COMING | {State.DRAINING, State.UNLOADING}
-        if not same:
-            model.next_spec = spec
-        model.wait(lease)  # 4, 5
+        if priority is Priority.REQUEST and spec.source != "synthetic":
+            self.on_asked(spec.name)
+        model = self.manage(spec)
+        lease = Lease(owner, self._now(), lambda: self.view.progress(model), priority, keep_alive)
+        try:
+            self._seat(model, lease)
+            lease.held_by(lambda released: self._released(model, released))
+        finally:
+            self.settle()
         return lease
 
+    def manage(self, spec: ModelSpec) -> ManagedModel:
+        """The model of this spec; another one that went by this name is replaced, and goes when it is left."""
+        model = self.models.get(spec.hash)
+        if model is None:
+            publish = self._publish if spec.source != "synthetic" else _nobody
+            model = self.models[spec.hash] = ManagedModel(spec, publish, self._now)
+        before = self._names.get(spec.name)
+        if before is not None and before is not model:
+            model.pinned |= before.pinned
+            self._retire(before, spec.name, "its configuration has changed")
+        if not model.names and model.state is State.DRAINING and not model.suspending:
+            self.transitions.reopen(model)
+        self._names[spec.name] = model
+        model.names[spec.name] = spec
+        if model.spec.name == spec.name or model.spec.name not in model.names:
+            model.spec = spec  # what can change live has its effect from now on
+        elif before is not model:
+            self.decisions.note("share", model, f"{spec.name} is the same as {model.spec.name} and shares its worker")
+        return model
+
+    def has_died(self, spec: ModelSpec, incarnation: int) -> bool:
+        """Whether this incarnation, which somebody has found dead, has ended by itself, and not by order.
+
+        That somebody may know of it before we do: from now on nobody is given this engine any more.
+        """
+        model = self.models.get(spec.hash)
+        if model is None or model.incarnation != incarnation:
+            return False
+        if model.state is State.READY:
+            self.transitions.drain(model, Drain("its engine has ended", linger=_TOLD_SOON))
+        return model.state is State.DRAINING or model.crashed == incarnation
+
+    def in_memory(self, name: str) -> ModelSpec | None:
+        """What goes by this name and has a worker, though its file may be damaged by now."""
+        model = self._names.get(name)
+        return model.names[name] if model is not None and model.state in HELD else None
+
     def status(self, spec: ModelSpec) -> ModelStatus:
-        model = self._models.get(spec.name) or ManagedModel(spec, self._publish, self._now)
-        left: float | None = None
-        keep_alive = self._keep_alive(model)
-        if model.state is State.READY and not model.leases and keep_alive is not None:
-            left = max(0.0, model.last_used + keep_alive - self._now())
-        return ModelStatus(
-            name=spec.name,
-            state=model.state.value,
-            incarnation=model.incarnation,
-            leases=len(model.leases),
-            waiting=len(model.waiters),
-            engine=model.facts.description if model.facts else spec.engine,
-            loaded_bytes=model.facts.loaded_bytes if model.facts else 0,
-            context=model.facts.context if model.facts else spec.limits.prompt_tokens,
-            percent=model.progress(0).percent,
-            keep_alive_left_s=left,
-            error=model.failure.error.message if model.failure else None,
-        )
+        """What is to be seen of this model; one that nobody has asked for yet is cold."""
+        model = self.models.get(spec.hash) or ManagedModel(spec, self._publish, self._now)
+        return self.view.status(model, spec.name)
+
+    def reconcile(self, specs: Sequence[ModelSpec]) -> None:
+        """What these specs do not name any more goes when it is left; what they have changed is loaded anew when next asked for."""
+        current = {spec.name: spec.hash for spec in specs}
+        damaged = {spec.name for spec in specs if spec.problem is not None}
+        for name, model in tuple(self._names.items()):
+            unreadable = name in damaged and model.state in HELD  # half copied, perhaps: better the old one than none
+            if current.get(name) != model.key and not unreadable and model.spec.source != "synthetic":
+                self._retire(model, name, "its configuration has changed" if name in current else "it was removed")
+        self.settle()
+
+    def _seat(self, model: ManagedModel, lease: Lease) -> None:
+        if model.state is State.READY:
+            model.lease_now(lease)
+            return
+        if len(model.waiters) >= self.policy.queue_limit:
+            raise QueueFull(retry_after=max(1.0, math.ceil(self.history.load_seconds(model.spec))))
+        if model.state is State.FAILED:
+            assert model.failure is not None
+            if self._now() < model.failure.until:
+                raise model.refusal()
+            model.move_to(State.COLD, "may be tried again")
+        if model.state is State.COLD:
+            if (never := self.view.never_fits(model)) is not None:
+                self._refused(model, never, self.view.wish(model), lease.owner)
+                raise _refusal(never)
+            self.transitions.enqueue(model, lease.owner)
+        elif model.state is State.PARKED and not model.wanted:
+            model.wanted_since = self._now()
+            model.evicted = []
+        if lease.priority <= Priority.ADMIN < min((w.priority for w in model.waiters), default=Priority.REQUEST):
+            model.wanted_since = self._now()  # how long a mere wish has waited gives nobody a right
+        model.waiters[lease] = None
+        model.left_at = None
+
+    def _released(self, model: ManagedModel, lease: Lease) -> None:
+        if lease in model.leases or lease in model.suspended:
+            model.leases.discard(lease)
+            model.suspended.discard(lease)
+            model.last_used = self._now()
+            model.keep_alive = lease.keep_alive
+            if lease.priority is Priority.REQUEST:
+                model.served = True
+                self.view.note_use(model)
+            if not model.suspended:
+                # All that was saved was for those who have left.
+                model.lose_suspended(Unavailable(f"{lease.owner} has left."))
+        model.waiters.pop(lease, None)
+        if not model.wanted:
+            model.left_at = self._now()
+        self.settle()
+
+    def _retire(self, model: ManagedModel, name: str, reason: str) -> None:
+        """It does not go by this name any more; without any, it goes when it is left."""
+        del model.names[name], self._names[name]
+        if model.names:
+            if model.spec.name == name:  # whoever shares it gives it its name
+                model.spec = next(iter(model.names.values()))
+        elif model.state in (State.READY, State.DRAINING):
+            self.transitions.drain(model, Drain(reason))
+        elif model.state not in LOADS:  # what lies at its path now is something else
+            error = Unavailable(f"{name} has changed; ask again.", retry_after=1.0)
+            model.lose_suspended(error)
+            model.refuse_waiters(lambda: error)
+
+    # What incarnations tell
+
+    def _hear(self, model: ManagedModel, incarnation: int, news: told.Tidings) -> None:
+        """What a stale incarnation tells changes nothing, nor does what comes too late."""
+        if incarnation != model.incarnation or model.run is None:
+            if isinstance(news, told.Suspended):  # but who waits must be told
+                news.suspension.fail(Unavailable(f"{model.spec.name} was unloaded."))
+            return
+        step = self.transitions
+        match news:
+            case told.Progressed(_, fraction):
+                if model.state is State.LOADING:
+                    model.note_progress(fraction)
+                return
+            case told.Loaded(facts) if model.state is State.LOADING:
+                step.loaded(model, facts)
+            case told.Probed() if model.state is State.WARMING:
+                step.probed(model)
+            case told.LoadBroke(error):
+                step.load_broke(model, error)
+            case told.Ended(reason, out_of_memory):
+                step.ended(model, reason, out_of_memory)
+            case told.Parked(resident) if model.state is State.PARKED:
+                step.parked(model, resident)
+            case told.Suspended(suspension) if model.state is State.DRAINING and not self._closing:
+                step.suspended(model, suspension)
+            case told.Suspended(suspension):  # it was unloaded by force meanwhile
+                model.leases.clear()
+                suspension.fail(ShuttingDown() if self._closing else Unavailable(f"{model.spec.name} was unloaded."))
+            case told.Stopped() if model.state is State.UNLOADING:
+                step.stopped(model)
+            case told.Measured():
+                step.measured(model, news)
+            case told.Bug(error):
+                step.load_broke(model, LoadFailed(f"cortexd failed while it handled {model.spec.name}."))
+                self._on_bug(error)
+            case _:
+                pass
+        self.settle()
+
+    @property
+    def closing(self) -> bool:
+        return self._closing
+
+    # Settling
+
+    def settle(self) -> None:
+        """Do all that is to be done now. What a step calls in from within is made up for at the end of the round."""
+        self._unsettled = True
+        if self._settling:
+            return
+        self._settling = True
+        again = math.inf
+        try:
+            for _ in range(_MOST_ROUNDS):
+                self._unsettled = False
+                again = min((self._attend(model) for model in tuple(self.models.values())), default=math.inf)
+                again = min(again, self._serve_queue())
+                if not self._unsettled:
+                    break
+            else:
+                raise RuntimeError("\n".join(["the supervisor goes round in circles", *self.view.wait_graph()]))
+        except Exception as error:  # from here on nothing would ever be due again
+            self._on_bug(error)
+            raise
+        finally:
+            self._settling = False
+        self._set_timer(again)
+        if self._quiet is not None and self.view.quiet():
+            self._quiet.set()
+
+    def _attend(self, model: ManagedModel) -> float:
+        """Do what is due for one model; when this has to be asked again."""
+        if model.state is State.COLD:
+            if not model.names:
+                self.models.pop(model.key, None)
+            return math.inf
+        what, again = due(model, self.policy, self._now())
+        if what is not None:
+            self._unsettled = True
+            self._do(what, model)
+        return again
+
+    def _do(self, what: Due, model: ManagedModel) -> None:
+        step = self.transitions
+        match what:
+            case Due.RETRY:
+                model.move_to(State.COLD, "may be tried again")
+            case Due.FORGET:
+                model.move_to(State.COLD, "nobody wants it any more")
+            case Due.ABANDON:
+                self.decisions.note("abandon", model, f"nobody had wanted it for {self.policy.linger:g} s")
+                step.unload(model, "nobody wants it any more", grace=0.0)
+            case Due.GIVE_UP:
+                step.give_up(model)
+            case Due.RETIRE:
+                step.unload(model, "it is not in the catalogue any more")
+            case Due.EXPIRE:
+                step.let_go(model, "it was not used for its keep_alive", park=True)
+            case Due.LEFT:
+                step.unload(model, model.drain.reason if model.drain else "its last lease has ended")
+            case Due.SUSPEND:
+                step.suspend(model)
+            case Due.DISCARD:
+                step.unload(model, "it was parked and not asked for")
+            case Due.KILL:
+                step.kill_again(model)
+
+    def _serve_queue(self) -> float:
+        """Act on the verdicts up to the first that changes something; the next moment at which time alone may change one."""
+        if self._closing:
+            return math.inf
+        for model in tuple(self.models.values()):
+            if (key := model.draining_for) and not (key in self.models and self.view.waits_for_load(self.models[key])):
+                self._unsettled = True
+                self.transitions.reopen(model)
+        self._unsettled |= self._evictions.relieve_all()
+        if not any(self.view.waits_for_load(model) for model in self.models.values()):
+            return math.inf
+        for wish, verdict in decide(self.view.world()):
+            self._obey(self.models[wish.key], wish, verdict)
+        return self.view.next_change()
+
+    def _obey(self, model: ManagedModel, wish: Wish, verdict: Verdict) -> None:
+        match verdict:
+            case Start():
+                self._unsettled = True
+                self.transitions.begin_load(model)
+            case Evict():
+                self._unsettled = True
+                self._evictions.make_room(model, wish, verdict)
+            case Never(_, _):
+                self._unsettled = True
+                self._refused(model, verdict, wish, None)
+                model.refuse_waiters(lambda: _refusal(verdict))
+                model.lose_suspended(_refusal(verdict))
+            case Await(reason):
+                if model.told_to_wait != model.wanted_since:
+                    model.told_to_wait = model.wanted_since
+                    waits, shown = f"{wish.name} waits: {reason}", weighed(self.view.holdings())
+                    self.decisions.note("queue", model, waits, weighed=shown, needed=wish.needed)
+
+    def _refused(self, model: ManagedModel, never: Never, wish: Wish, owner: str | None) -> None:
+        shown = weighed(self.view.holdings())
+        self.decisions.note("refuse", model, never.reason, owner=owner, weighed=shown, needed=wish.needed)
+
+    def note_foreign(self, device: str, count: int) -> None:
+        """So many bytes of the ceiling are used by other programs."""
+        self.view.foreign[device] = count
+        self.settle()
+
+    def note_pressure(self, device: str, excess: int) -> None:
+        """The machine is short of so many bytes on this device."""
+        self._evictions.relieve(device, excess, f"{device} is short of memory")
+        self.settle()
+
+    def _set_timer(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._clock.call_at(when, self.settle) if when < math.inf else None
+
+    # The end
 
     async def close(self, deadline: float) -> None:
         """Refuse what waits, let leases end until `deadline` seconds have passed, then end every engine."""
+        self._quiet = asyncio.Event()
+        self.begin_close()
+        try:
+            async with asyncio.timeout(deadline):
+                await self._quiet.wait()
+        except TimeoutError:
+            self.end_all()
+            with contextlib.suppress(TimeoutError):  # what even the kernel cannot end ends with the machine
+                async with asyncio.timeout(2 * self.policy.unload_deadline):
+                    await self._quiet.wait()
+
+    def begin_close(self) -> None:
+        """From now on nothing is leased, and everything goes as soon as it is left."""
         self._closing = True
-        for model in self._models.values():
+        for model in tuple(self.models.values()):
             model.refuse_waiters(ShuttingDown)
-            if model.state is State.READY:
-                self._drain(model, "shutting down")
-            elif model.state in COMING and (life := self._lives.get(model.spec.name)) is not None:
-                life.cancel()
-            model.changed.set()
-        if not self._lives:
-            return
-        lives = set(self._lives.values())
-        _, late = await asyncio.wait(lives, timeout=deadline)
-        for life in late:
-            life.cancel()
-        if late:
-            await asyncio.wait(late)
+            model.lose_suspended(ShuttingDown())
+            if model.state in (State.READY, State.DRAINING):
+                self.transitions.drain(model, Drain("shutting down"))
+            elif model.state in LOADS or model.state is State.PARKED:
+                self.transitions.unload(model, "shutting down", grace=0.0)
+        self.settle()
 
-    def _model(self, spec: ModelSpec) -> ManagedModel:
-        if (model := self._models.get(spec.name)) is None:
-            model = self._models[spec.name] = ManagedModel(spec, self._publish, self._now)
-        return model
-
-    def _loads_before(self, model: ManagedModel) -> int:
-        if model.state is not State.QUEUED:
-            return 0
-        names = list(self._lives)
-        before = names[: names.index(model.spec.name)]
-        return sum(self._models[name].state in COMING for name in before)
-
-    def _keep_alive(self, model: ManagedModel) -> float | None:
-        """Seconds, or None for ever."""
-        seconds = self._policy.keep_alive if model.spec.keep_alive is None else model.spec.keep_alive
-        return None if seconds < 0 else seconds
-
-    def _drain(self, model: ManagedModel, reason: str) -> None:
-        model.move_to(State.DRAINING, reason)
-        model.changed.set()
-
-    def _begin_life(self, model: ManagedModel, owner: str) -> None:
-        model.move_to(State.QUEUED, f"wanted by {owner}")
-        life = asyncio.create_task(self._live(model), name=f"life of {model.spec.name}")
-        self._lives[model.spec.name] = life
-        life.add_done_callback(lambda task: self._ended(model, task))
-
-    def _ended(self, model: ManagedModel, life: "asyncio.Task[None]") -> None:
-        if self._lives.get(model.spec.name) is life:
-            del self._lives[model.spec.name]
-        if not life.cancelled() and (error := life.exception()) is not None:
-            # A bug. Nobody may be left waiting for a task that is no more, and the daemon must not go on half alive.
-            model.refuse_waiters(lambda: LoadFailed(f"cortexd failed while it handled {model.spec.name}."))
-            self._on_bug(error)
-
-    async def _live(self, model: ManagedModel) -> None:
-        """From `queued` to rest: load, serve, unload, and again for whoever has asked meanwhile."""
-        while model.state is State.QUEUED:
-            engine = await self._take_turn(model)
-            if engine is None:
-                return
-            reason = await self._serve(model, engine)
-            if reason is not None:
-                await self._bury(model, engine, reason)
-                return
-            await self._unload(model, engine)
-
-    async def _take_turn(self, model: ManagedModel) -> Engine | None:
-        """`queued` to `ready`; None where nobody wants it any more or it failed."""
-        try:
-            async with self._turns:
-                if model.waiters:
-                    return await self._load(model)
-        finally:
-            if model.state is State.QUEUED:
-                model.move_to(State.COLD, "nobody wants it any more")
-        return None
-
-    async def _bury(self, model: ManagedModel, engine: Engine, reason: str) -> None:
-        """An engine has ended by itself: the next request starts it again, at once unless it died young."""
-        young = self._now() - model.ready_since < _CRASH_LOOP
-        if not young:
-            model.failures = 0
-        model.leases.clear()
-        model.fail(LoadFailed(f"The process of {model.spec.name} ended: {reason}."), at_once_again=model.failures == 0)
-        await engine.stop(0.0)
-
-    async def _load(self, model: ManagedModel) -> Engine | None:
-        """`loading` to `ready`; None where it failed."""
-        model.begin_load()
-        engine: Engine | None = None
-        try:
-            engine = self._make_engine(model.spec)
-            facts = await self._start(model, engine)
-            model.move_to(State.WARMING, "its weights are read")
-            async with asyncio.timeout(self._policy.load_stall):
-                await engine.probe()
-        except (CortexdError, TimeoutError) as error:
-            if engine is not None:
-                await engine.stop(0.0)
-            model.fail(_as_load_failure(error, model.spec.name, self._policy.load_stall))
-            return None
-        except asyncio.CancelledError:
-            model.move_to(State.UNLOADING, "abandoned")
-            if engine is not None:
-                await engine.stop(0.0)
-            model.move_to(State.COLD, "abandoned")
-            raise
-        model.become_ready(engine, facts)
-        return engine
-
-    async def _start(self, model: ManagedModel, engine: Engine) -> EngineFacts:
-        """The deadline of a load is one of stalling: each sign of progress moves it."""
-        stall = self._policy.load_stall
-        async with asyncio.timeout(stall) as timeout:
-
-            def note(progress: LoadProgress) -> None:
-                model.note_progress(progress)
-                timeout.reschedule(self._now() + stall)
-
-            return await engine.start(note)
-
-    async def _serve(self, model: ManagedModel, engine: Engine) -> str | None:
-        """`ready` and `draining`, until the last lease of a draining model ends (None) or the engine does (why)."""
-        name = model.spec.name
-        ended = asyncio.create_task(self._watch(engine), name=f"watch {name}")
-        try:
-            while True:
-                model.changed.clear()
-                if model.state is State.READY and self._expired(model):
-                    self._drain(model, "not used for its keep_alive")
-                if model.state is State.DRAINING and not model.leases:
-                    return None
-                changed = asyncio.create_task(model.changed.wait(), name=f"changes of {name}")
-                try:
-                    await asyncio.wait(
-                        {ended, changed}, timeout=self._until_expiry(model), return_when="FIRST_COMPLETED"
-                    )
-                finally:
-                    changed.cancel()
-                if ended.done():
-                    return ended.result()
-        except asyncio.CancelledError:  # the deadline of a shutdown has passed
-            model.leases.clear()
-            await self._unload(model, engine, grace=0.0)
-            raise
-        finally:
-            ended.cancel()
-
-    async def _watch(self, engine: Engine) -> str:
-        """Why the engine is of no more use: it has ended, or it no longer answers."""
-        ended = asyncio.ensure_future(engine.ended())
-        try:
-            while True:
-                await asyncio.wait([ended], timeout=self._policy.ping_interval)
-                if ended.done():
-                    return ended.result()
-                try:
-                    async with asyncio.timeout(self._policy.ping_deadline):
-                        await engine.ping()
-                except TimeoutError:
-                    return f"it did not answer for {self._policy.ping_deadline:.0f} s"
-                except CortexdError:
-                    return await ended
-        finally:
-            ended.cancel()
-
-    async def _unload(self, model: ManagedModel, engine: Engine, grace: float = _KILL_GRACE) -> None:
-        model.engine = model.facts = None
-        model.failures = 0
-        model.move_to(State.UNLOADING, "its last lease has ended")
-        await engine.stop(grace)
-        if model.next_spec is not None:
-            model.spec, model.next_spec = model.next_spec, None
-        if model.waiters:
-            model.move_to(State.QUEUED, "wanted again")
-        else:
-            model.move_to(State.COLD, "unloaded")
-
-    def _expired(self, model: ManagedModel) -> bool:
-        left = self._until_expiry(model)
-        return left is not None and left <= 0
-
-    def _until_expiry(self, model: ManagedModel) -> float | None:
-        keep_alive = self._keep_alive(model)
-        if keep_alive is None or model.leases or model.state is not State.READY:
-            return None
-        return max(0.0, model.last_used + keep_alive - self._now())
+    def end_all(self) -> None:
+        """End every engine by force."""
+        for model in tuple(self.models.values()):
+            model.refuse_waiters(ShuttingDown)
+            model.lose_suspended(ShuttingDown())
+            if model.state in (State.READY, State.DRAINING, State.PARKED) or model.state in LOADS:
+                self.transitions.unload(model, "shutting down, and its time is over", grace=0.0)
+            elif model.state is State.UNLOADING and model.run is not None:
+                model.run.stop(0.0)
+        self.settle()
 
 
-def _as_load_failure(error: Exception, name: str, stall: float) -> CortexdError:
-    if isinstance(error, LoadFailed):
-        return error
-    if isinstance(error, TimeoutError):
-        return LoadFailed(f"Loading {name} made no progress for {stall:.0f} s and was given up.")
-    return LoadFailed(f"{name} could not be loaded: {error}")
+def _nobody(event: Event) -> None:
+    """Who is told of the synthetic model."""
+
+
+def _refusal(never: Never) -> Unavailable | CannotFit:
+    if never.passing:
+        return Unavailable(f"{never.reason}.", retry_after=_PATIENCE)
+    return CannotFit(f"{never.reason}.")

@@ -54,6 +54,9 @@ class ScriptedEngine:
     def generate(self, request: GenerationRequest) -> Generation:
         raise NotImplementedError("the supervisor asks for no text")
 
+    def pids(self) -> list[int]:
+        return []
+
     async def ping(self) -> None:
         await self.pong.wait()
 

@@ -1,0 +1,41 @@
+"""Models that are loaded without having been asked for: those to be preloaded, and those that were there before a restart."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from cortexd.errors import CortexdError
+from cortexd.lifecycle.lease import Lease
+
+_log = logging.getLogger("cortexd.lifecycle")
+
+
+class Residents:
+    """Brings models in, in the order given as far as the queue goes, and leaves them to their keep_alive."""
+
+    def __init__(self, lease: Callable[[str, str], Lease]) -> None:
+        """`lease(name, owner)` asks for a model with `Priority.PRELOAD`, and may raise CortexdError."""
+        self._lease = lease
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def bring(self, names: Sequence[str], owner: str) -> None:
+        for name in names:
+            task = asyncio.create_task(self._bring(name, owner), name=f"{owner}: {name}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._tasks)
+
+    async def close(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _bring(self, name: str, owner: str) -> None:
+        try:
+            async with self._lease(name, owner):
+                pass
+        except CortexdError as error:
+            _log.warning("%s of %s: %s", owner, name, error.message)
