@@ -7,6 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from cortexd.api.admin import admin_routes
+from cortexd.api.event_log import EventLog
 from cortexd.api.gate import Gate
 from cortexd.api.models import ModelEndpoints
 from cortexd.api.openai import chat_endpoint, completion_endpoint
@@ -17,7 +19,8 @@ from cortexd.errors import CortexdError, MethodNotAllowed, UnknownRoute
 
 
 def create_app(daemon: Daemon) -> Starlette:
-    models, probes = ModelEndpoints(daemon), Probes(daemon)
+    """Whoever serves it closes `state.event_log` first, for what streams events would go on for ever."""
+    models, probes, log = ModelEndpoints(daemon), Probes(daemon), EventLog(daemon.events)
     app = Starlette(
         routes=[
             Route("/v1/models", models.all, methods=["GET"]),
@@ -28,10 +31,12 @@ def create_app(daemon: Daemon) -> Starlette:
             Route("/health", probes.alive, methods=["GET"]),
             Route("/readyz", probes.ready, methods=["GET"]),
             Route("/version", probes.version, methods=["GET"]),
+            admin_routes(daemon, log),
         ],
         middleware=[Middleware(Gate, host=daemon.settings.server.host)],
         exception_handlers={CortexdError: _refused, HTTPException: _misrouted},
     )
+    app.state.event_log = log
     app.router.redirect_slashes = False  # a URL is right or it is unknown
     return app
 

@@ -28,23 +28,30 @@ class EventStream:
         )
 
     async def comment(self, label: str, facts: Any) -> None:
-        await self._write(b": %b %b\n\n" % (label.encode(), _encode(facts)))
+        await self.write(b": %b %b\n\n" % (label.encode(), _encode(facts)))
 
     async def events(self, events: Iterable[Any]) -> None:
         if body := b"".join(map(_event, events)):
-            await self._write(body)
+            await self.write(body)
 
     async def end(self, events: Iterable[Any], *, done: bool) -> None:
         """The last events; `done` where the answer is complete."""
-        last = b"".join(map(_event, events)) + (b"data: [DONE]\n\n" if done else b"")
-        await self._send({"type": "http.response.body", "body": last})
+        await self.close(b"".join(map(_event, events)) + (b"data: [DONE]\n\n" if done else b""))
 
-    async def _write(self, body: bytes) -> None:
+    async def write(self, body: bytes) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def close(self, last: bytes = b"") -> None:
+        await self._send({"type": "http.response.body", "body": last})
 
 
 def raw_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+def named_event(name: str, data: Any, id: str = "") -> bytes:
+    """An event with a name and, where `id` is given, one that a client may resume after."""
+    return b"%bevent: %b\ndata: %b\n\n" % (b"id: %b\n" % id.encode() if id else b"", name.encode(), _encode(data))
 
 
 def _event(event: Any) -> bytes:

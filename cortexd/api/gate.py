@@ -58,7 +58,7 @@ class Gate:
         Judged by the address this connection came in at, which also holds for sockets that we inherited.
         """
         local = scope.get("server")
-        if local is None or not _is_loopback(local[0]):
+        if local is None or not is_loopback(local[0]):
             return
         host = _without_port(headers.get("host", ""))
         if host and host != self._host and not _means_this_machine(host):
@@ -80,10 +80,10 @@ def _without_port(host: str) -> str:
 
 
 def _means_this_machine(host: str) -> bool:
-    return host == "localhost" or host.endswith(".localhost") or _is_loopback(host)
+    return host == "localhost" or host.endswith(".localhost") or is_loopback(host)
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address.removeprefix("::ffff:")).is_loopback
     except ValueError:

@@ -4,11 +4,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cortexd.api.bodies import json_response
 from cortexd.api.openai import find_model
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.daemon import Daemon
-
-_encode = msgspec.json.Encoder().encode
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,10 +49,10 @@ class ModelEndpoints:
 
     async def all(self, request: Request) -> Response:  # noqa: ARG002 - Starlette's signature
         await self._daemon.refresh_catalogue()
-        return _json(ModelList([self._describe(spec) for spec in self._daemon.catalogue.specs()]))
+        return json_response(ModelList([self._describe(spec) for spec in self._daemon.catalogue.specs()]))
 
     async def one(self, request: Request) -> Response:
-        return _json(self._describe(await find_model(self._daemon, request.path_params["id"])))
+        return json_response(self._describe(await find_model(self._daemon, request.path_params["id"])))
 
     def _describe(self, spec: ModelSpec) -> ModelObject:
         status = self._daemon.supervisor.status(spec)
@@ -75,7 +74,3 @@ class ModelEndpoints:
             error=status.error,
         )
         return ModelObject(id=spec.name, created=spec.created, cortexd=facts)
-
-
-def _json(content: ModelObject | ModelList) -> Response:
-    return Response(_encode(content), media_type="application/json")

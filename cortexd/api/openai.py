@@ -12,15 +12,17 @@ from starlette.types import Receive, Scope, Send
 
 from cortexd import __version__
 from cortexd.api.account import Account
+from cortexd.api.bodies import read_body
 from cortexd.api.decoding import BodyDecoder
 from cortexd.api.dialects import ChatDialect, Dialect, Heading, TextDialect
-from cortexd.api.schema import ChatRequest, CompletionRequest
+from cortexd.api.schema import ChatRequest, CompletionRequest, SamplingFields
 from cortexd.api.streaming import Exchange, Manner
-from cortexd.api.translation import generation_requests
+from cortexd.api.translation import generation_requests, keep_alive_of
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.daemon import Daemon
-from cortexd.errors import BodyTooLarge, CortexdError, UnknownModel, UnsupportedCheckpoint
+from cortexd.errors import CortexdError, UnknownModel, UnsupportedCheckpoint
 
+_KEEP_ALIVE = "x-cortexd-keep-alive"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MOST_NAMES = 32  # of ignored fields, told to a client
 _PATIENCE = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
@@ -62,6 +64,8 @@ class AnswerEndpoint:
         spec = await find_model(self._daemon, asked.model)
         account.model = spec.name
         if spec.problem is not None:
+            spec = self._daemon.supervisor.in_memory(spec.name) or spec
+        if spec.problem is not None:
             raise UnsupportedCheckpoint(spec.problem)
         usage_asked = asked.stream_options is not None and bool(asked.stream_options.include_usage)
         manner = Manner(
@@ -69,6 +73,7 @@ class AnswerEndpoint:
             patience=_patience(request.headers),
             comment_s=settings.loading_comment_s,
             usage_asked=usage_asked,
+            keep_alive=_keep_alive(asked, request.headers),
             headers=_told_of(ignored),
         )
         heading = Heading(int(time()), spec.name, _fingerprint(spec), usage_asked)
@@ -82,23 +87,6 @@ def chat_endpoint(daemon: Daemon) -> AnswerEndpoint:
 
 def completion_endpoint(daemon: Daemon) -> AnswerEndpoint:
     return AnswerEndpoint(daemon, "/v1/completions", CompletionRequest, TextDialect)
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body; raises BodyTooLarge before more than `limit` bytes are held, whether or not a length was declared."""
-    too_large = BodyTooLarge(f"The request body is larger than {limit} bytes.")
-    if int(request.headers.get("content-length", 0)) > limit:
-        raise too_large
-    body = bytearray()
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        body += message.get("body", b"")
-        if len(body) > limit:
-            raise too_large
-        if not message.get("more_body", False):
-            return bytes(body)
 
 
 async def find_model(daemon: Daemon, name: str) -> ModelSpec:
@@ -127,3 +115,11 @@ def _patience(headers: Headers) -> float | None:
     """Of `Prefer: wait=N` (RFC 7240)."""
     match = _PATIENCE.search(headers.get("prefer", ""))
     return float(match[1]) if match else None
+
+
+def _keep_alive(asked: SamplingFields, headers: Headers) -> float | None:
+    """As the body says, else the header."""
+    if asked.keep_alive is not None:
+        return keep_alive_of(asked.keep_alive, "keep_alive")
+    header = headers.get(_KEEP_ALIVE)
+    return None if header is None else keep_alive_of(header, _KEEP_ALIVE)

@@ -9,7 +9,10 @@ import msgspec
 from msgspec import Meta
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+AdminPriority = Literal["admin", "preload"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+
+LONGEST_KEEP_ALIVE = 366 * 86400  # seconds; whoever wants more wants -1
 
 Count = Annotated[int, Meta(ge=1, le=2**31)]
 TokenId = Annotated[int, Meta(ge=0, le=2**32 - 1)]
@@ -18,12 +21,17 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Decay = Annotated[float, Meta(ge=0.9, le=1)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 BiasKey = Annotated[str, Meta(pattern="^[0-9]{1,9}$")]
+KeepAlive = Annotated[float, Meta(le=LONGEST_KEEP_ALIVE)] | Annotated[str, Meta(max_length=64)]
 StopString = Annotated[str, Meta(min_length=1, max_length=256)]
 Stop = StopString | Annotated[list[StopString], Meta(max_length=16)]
 
 MOST_ANSWERS = 128  # of one request: prompts times `n`
 
-CHOICES: dict[str, tuple[str, ...]] = {"role": get_args(Role), "reasoning_effort": get_args(ReasoningEffort)}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "role": get_args(Role),
+    "reasoning_effort": get_args(ReasoningEffort),
+    "priority": get_args(AdminPriority),
+}
 """What may stand in a field, for the sentence that refuses something else."""
 
 ASKS_NOTHING: dict[str, tuple[Any, ...]] = {
@@ -86,6 +94,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     alpha_frequency: Penalty | None = None
     alpha_decay: Decay | None = None
     logit_bias: Annotated[dict[BiasKey, Bias], Meta(max_length=1024)] | None = None
+    keep_alive: KeepAlive | None = None  # seconds or a duration; negative: for ever
     user: str | None = None
     metadata: dict[str, str] | None = None
 

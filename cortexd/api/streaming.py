@@ -10,18 +10,18 @@ from starlette.types import Receive, Scope, Send
 
 from cortexd.api.account import Account
 from cortexd.api.answers import Answers
+from cortexd.api.departure import departed
 from cortexd.api.dialects import Dialect, Written
 from cortexd.api.event_stream import EventStream, raw_headers
 from cortexd.api.refusals import bug, envelope
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.engines.protocol import GenerationRequest
-from cortexd.errors import CortexdError, Unavailable
-from cortexd.lifecycle.lease import Lease
+from cortexd.errors import CortexdError, EngineDied, ShuttingDown, Unavailable
+from cortexd.lifecycle.lease import Lease, Tier
 from cortexd.lifecycle.supervisor import Supervisor
 from cortexd.wire import Delta
 
 _UNINTERRUPTED = 32  # chunks in a row, after which other requests get a turn
-_USUAL_LOAD = 5.0  # seconds until a client shall ask again, where nothing is known
 _encode = msgspec.json.Encoder().encode
 _log = logging.getLogger("cortexd.api")
 
@@ -33,7 +33,18 @@ class Manner(msgspec.Struct, frozen=True, kw_only=True):
     usage_asked: bool
     patience: float | None  # seconds that a client which does not stream waits for a load; None: as long as it takes
     comment_s: float  # most seconds of silence before the first chunk of a stream
+    keep_alive: float | None  # seconds that the model shall stay after this use; None: as it is configured
     headers: dict[str, str]
+
+
+class Granted(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stream that has waited is told in place of headers, which it has had before."""
+
+    phase: str = "ready"
+    tier: Tier
+    load_ms: int
+    queue_ms: int
+    evicted: tuple[str, ...]
 
 
 class Exchange:
@@ -63,18 +74,16 @@ class Exchange:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         """Raises CortexdError where nothing has been sent yet."""
-        lease = self._supervisor.lease(self._spec, owner=self._account.request_id)
+        self._lease = self._ask()
         answer = self._stream if self._manner.stream else self._whole
         name = self._account.request_id
-        pump = asyncio.create_task(answer(lease, send), name=f"answer {name}")
-        reader = asyncio.create_task(_disconnect(receive), name=f"watch who asked for answer {name}")
+        pump = asyncio.create_task(answer(send), name=f"answer {name}")
+        reader = asyncio.create_task(departed(receive), name=f"watch who asked for answer {name}")
         try:
             await asyncio.wait({pump, reader}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             # Before anything is awaited again: nothing that still holds up this request may hold up the model.
-            if self._answers is not None:
-                self._answers.cancel()
-            lease.release()
+            self._let_go()
             pump.cancel()
             reader.cancel()
             await asyncio.wait({pump, reader})
@@ -83,73 +92,119 @@ class Exchange:
         else:
             pump.result()
 
-    async def _whole(self, lease: Lease, send: Send) -> None:
-        if not await lease.granted(self._manner.patience):
-            raise Unavailable(
-                f"{self._spec.name} is still being loaded; ask again.",
-                retry_after=lease.progress().eta_s or _USUAL_LOAD,
-            )
-        answers = self._begin(lease)
-        written = [Written() for _ in self._requests]
-        async for index, delta in answers:
-            self._account.first_token()
-            written[index].add(delta)
+    def _ask(self) -> Lease:
+        return self._supervisor.lease(self._spec, owner=self._account.request_id, keep_alive=self._manner.keep_alive)
+
+    def _ask_again(self, error: EngineDied) -> None:
+        """The engine has died before the client has seen anything of it: what it does not know does not hurt it, once."""
+        if self._supervisor.closing or not self._supervisor.has_died(self._spec, self._lease.incarnation):
+            raise error
+        self._let_go()
+        self._lease = self._ask()
+
+    def _let_go(self) -> None:
+        if self._answers is not None:
+            self._answers.cancel()
+        self._lease.release()
+
+    async def _whole(self, send: Send) -> None:
+        await self._granted()
+        try:
+            written, answers = await self._collected()
+        except EngineDied as error:
+            self._ask_again(error)
+            await self._granted()
+            written, answers = await self._collected()
         usage = answers.usage()
         self._account.finished(answers.finish, usage)
         body = _encode(self._dialect.whole(written, usage))
         headers = {
             "content-type": "application/json",
             "content-length": str(len(body)),
-            **self._headers(lease),
+            **self._headers(waited=False),
         }
         await send({"type": "http.response.start", "status": 200, "headers": raw_headers(headers)})
         await send({"type": "http.response.body", "body": body})
 
-    async def _stream(self, lease: Lease, send: Send) -> None:
+    async def _granted(self) -> None:
+        if not await self._lease.granted(self._manner.patience):
+            eta = self._lease.progress().eta_s
+            usual = self._supervisor.status(self._spec).load_s
+            raise Unavailable(
+                f"{self._spec.name} is still being loaded; ask again.", retry_after=usual if eta is None else eta
+            )
+
+    async def _collected(self) -> tuple[list[Written], Answers]:
+        answers = self._begin()
+        written = [Written() for _ in self._requests]
+        async for index, delta in answers:
+            self._account.first_token()
+            written[index].add(delta)
+        return written, answers
+
+    async def _stream(self, send: Send) -> None:
         stream = EventStream(send)
         try:
-            if not await lease.granted(timeout=0):
-                await stream.start(self._headers(None))
-                await self._tell_progress(stream, lease)
-            answers = self._begin(lease)
-            index, delta = await self._first(stream, lease, answers)
+            try:
+                index, delta = await self._first(stream)
+            except EngineDied as error:
+                self._ask_again(error)
+                index, delta = await self._first(stream)
             if not stream.started:
-                await stream.start(self._headers(lease))
+                await stream.start(self._headers(waited=False))
             self._account.first_token()
             await stream.events(self._dialect.chunks(index, delta))
-            await self._pump(stream, answers)
+            await self._pump(stream)
         except Exception as error:
+            if isinstance(error, EngineDied) and self._supervisor.closing:
+                error = ShuttingDown()
             if not stream.started:
-                raise
+                raise error
             await self._break_off(stream, error)
 
-    async def _tell_progress(self, stream: EventStream, lease: Lease) -> None:
+    async def _tell_progress(self, stream: EventStream) -> None:
         while True:
-            await stream.comment("cortexd", lease.progress())
-            if await lease.granted(self._manner.comment_s):
-                return
+            await stream.comment("cortexd", self._lease.progress())
+            if await self._lease.granted(self._manner.comment_s):
+                break
+        lease = self._lease
+        granted = Granted(
+            tier=lease.tier, load_ms=round(lease.load_ms), queue_ms=round(lease.queue_ms), evicted=lease.evicted
+        )
+        await stream.comment("cortexd", granted)
 
-    def _begin(self, lease: Lease) -> Answers:
-        self._account.granted(lease)
-        self._answers = Answers(lease.engine, self._requests)
+    def _begin(self) -> Answers:
+        self._account.granted(self._lease)
+        self._answers = Answers(self._lease.engine, self._requests)
         return self._answers
 
-    async def _first(self, stream: EventStream, lease: Lease, answers: Answers) -> tuple[int, Delta]:
-        """The first delta. Until it is there nothing is sent, lest a refusal come too late to be a status."""
-        first = asyncio.ensure_future(anext(answers))
-        try:
-            while not (await asyncio.wait([first], timeout=self._manner.comment_s))[0]:
-                if not stream.started:
-                    await stream.start(self._headers(lease))
-                await stream.comment("cortexd", lease.progress())
-            return first.result()
-        finally:
-            first.cancel()
+    async def _first(self, stream: EventStream) -> tuple[int, Delta]:
+        """The first delta. Unless it has to be waited for, nothing is sent until it is there: a refusal can still be a status."""
+        if not await self._lease.granted(timeout=0):
+            if not stream.started:
+                await stream.start(self._headers(waited=True))
+            await self._tell_progress(stream)
+        first = await self._next(stream, self._begin())
+        assert first is not None, "an answer has at least an end"
+        return first
 
-    async def _pump(self, stream: EventStream, answers: Answers) -> None:
+    async def _next(self, stream: EventStream, answers: Answers) -> tuple[int, Delta] | None:
+        """The next delta, None after the last; while it does not come, comments, lest the client take the stream for dead."""
+        while True:
+            try:
+                async with asyncio.timeout(self._manner.comment_s):
+                    return await anext(answers, None)
+            except TimeoutError:
+                if not stream.started:
+                    await stream.start(self._headers(waited=False))
+                await stream.comment("cortexd", self._lease.progress())
+
+    async def _pump(self, stream: EventStream) -> None:
+        answers = self._answers
+        assert answers is not None, "the first delta has come"
         in_a_row = 0
-        async for index, delta in answers:
-            await stream.events(self._dialect.chunks(index, delta))
+        while (arrived := await self._next(stream, answers)) is not None:
+            await stream.events(self._dialect.chunks(*arrived))
             in_a_row += 1
             if in_a_row % _UNINTERRUPTED == 0:  # neither side of this loop waits while the engine is ahead
                 await asyncio.sleep(0)
@@ -165,20 +220,22 @@ class Exchange:
         self._account.failed(error)
         await stream.end([envelope(error)], done=False)
 
-    def _headers(self, lease: Lease | None) -> dict[str, str]:
-        """None: the model is still being loaded, and how long that takes is not known yet."""
+    def _headers(self, *, waited: bool) -> dict[str, str]:
+        """`waited`: the model is still being loaded, and what that takes is not known yet."""
         headers = {
             **self._manner.headers,
-            "x-cortexd-model": quote(self._spec.name, safe="/:@+ "),
-            "x-cortexd-tier": "cold" if lease is None else lease.tier,
+            "x-cortexd-model": _in_header(self._spec.name),
             "openai-processing-ms": str(round(self._account.elapsed_ms)),
         }
-        if lease is not None:
+        lease = self._lease
+        if not waited:
+            headers["x-cortexd-tier"] = lease.tier
             headers["x-cortexd-load-ms"] = str(round(lease.load_ms))
             headers["x-cortexd-queue-ms"] = str(round(lease.queue_ms))
+            if lease.evicted:
+                headers["x-cortexd-evicted"] = ", ".join(map(_in_header, lease.evicted))
         return headers
 
 
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def _in_header(name: str) -> str:
+    return quote(name, safe="/:@+ ")

@@ -1,10 +1,20 @@
 """From what a client asked to what an engine is asked: defaults filled in, names of others turned into ours."""
 
+import math
 import secrets
 from typing import TypeVar
 
-from cortexd.api.schema import MOST_ANSWERS, ChatRequest, CompletionRequest, Message, ReasoningEffort, SamplingFields
+from cortexd.api.schema import (
+    LONGEST_KEEP_ALIVE,
+    MOST_ANSWERS,
+    ChatRequest,
+    CompletionRequest,
+    Message,
+    ReasoningEffort,
+    SamplingFields,
+)
 from cortexd.catalogue.spec import ModelSpec
+from cortexd.durations import seconds_of
 from cortexd.engines.protocol import GenerationRequest
 from cortexd.errors import BadRequest
 from cortexd.wire import ChatPrompt, Effort, Prompt, Sampling, TextPrompt, TokenPrompt, Turn
@@ -46,6 +56,19 @@ def generation_requests(request: ChatRequest | CompletionRequest, spec: ModelSpe
         for prompt in prompts
         for choice in range(choices)
     ]
+
+
+def keep_alive_of(written: float | str, param: str) -> float:
+    """Seconds, negative for ever; raises BadRequest."""
+    try:
+        seconds = seconds_of(written) if isinstance(written, str) else written
+    except ValueError:
+        raise BadRequest(
+            f"{param} must be seconds or a duration: 300, 5m, 1h30m, or -1 for ever.", param=param
+        ) from None
+    if math.isnan(seconds) or seconds > LONGEST_KEEP_ALIVE:
+        raise BadRequest(f"{param} must be at most {LONGEST_KEEP_ALIVE} s; write -1 for ever.", param=param)
+    return seconds
 
 
 def prompts_of(request: ChatRequest | CompletionRequest) -> list[Prompt]:

@@ -4,14 +4,47 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import httpx
+import msgspec
 
-from cortexd.errors import BadRequest, CortexdError, DaemonUnreachable, QueueFull, Unavailable, UnknownModel
+from cortexd.errors import (
+    BadRequest,
+    CannotFit,
+    Conflict,
+    CortexdError,
+    DaemonUnreachable,
+    Forbidden,
+    QueueFull,
+    Unavailable,
+    UnknownModel,
+)
 
 DEFAULT_ADDRESS = "http://127.0.0.1:11435"
 _UNIX = "unix:"
-_KINDS: dict[int, type[CortexdError]] = {400: BadRequest, 404: UnknownModel, 429: QueueFull, 503: Unavailable}
+_KINDS: dict[int, type[CortexdError]] = {
+    400: BadRequest,
+    403: Forbidden,
+    404: UnknownModel,
+    409: Conflict,
+    429: QueueFull,
+    503: Unavailable,
+    507: CannotFit,
+}
+_BY_CODE: dict[str, type[CortexdError]] = {kind.code: kind for kind in _KINDS.values()}
+
+
+class ConnectionLost(DaemonUnreachable):
+    """The connection to the daemon was lost."""
+
+
+class ServerEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One server-sent event; a comment that carries an id has neither name nor data."""
+
+    id: str = ""
+    name: str = ""
+    data: Any = None
 
 
 @asynccontextmanager
@@ -36,16 +69,42 @@ async def is_there(client: httpx.AsyncClient) -> bool:
         return False
 
 
-async def get(client: httpx.AsyncClient, path: str) -> Any:
+async def get(client: httpx.AsyncClient, path: str, **query: Any) -> Any:
     """The JSON at `path`; raises DaemonUnreachable and what the daemon answered."""
+    given = {name: value for name, value in query.items() if value is not None}
+    return (await _answer(client, "GET", path, params=given)).json()
+
+
+async def post(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> Any:
+    """What the daemon answers to `body`; raises like `get`."""
+    return (await _answer(client, "POST", path, json=body)).json()
+
+
+def model_path(name: str, action: str = "") -> str:
+    return f"/admin/models/{quote(name, safe='/')}{action and '/'}{action}"
+
+
+async def server_events(
+    client: httpx.AsyncClient, method: str, path: str, headers: dict[str, str], **request: Any
+) -> AsyncGenerator[ServerEvent]:
+    """The events of a stream until it ends; raises ConnectionLost where it does so in the middle, and like `get`."""
+    headers = {"accept": "text/event-stream", **headers}
+    began = False
     try:
-        response = await client.get(path)
+        async with client.stream(method, path, headers=headers, **request) as response:
+            await raise_for_error(response)
+            began = True
+            fields: dict[str, str] = {}
+            async for line in response.aiter_lines():
+                name, _, value = line.partition(":")
+                if line:
+                    fields[name] = value.removeprefix(" ")
+                    continue
+                data = json.loads(fields["data"]) if "data" in fields else None
+                yield ServerEvent(id=fields.get("id", ""), name=fields.get("event", ""), data=data)
+                fields = {}
     except httpx.TransportError as error:
-        raise DaemonUnreachable(
-            f"No cortexd daemon answers at {client.base_url}; start one with `cortexd serve`."
-        ) from error
-    await raise_for_error(response)
-    return response.json()
+        raise (ConnectionLost(str(error) or None) if began else _unreachable(client)) from error
 
 
 async def stream(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
@@ -59,10 +118,10 @@ async def stream(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> 
                 elif line.startswith("data: ") and line != "data: [DONE]":
                     event = json.loads(line.removeprefix("data: "))
                     if "error" in event:
-                        raise Unavailable(event["error"]["message"])
+                        raise failure(event["error"], Unavailable)
                     yield event
     except httpx.TransportError as error:
-        raise DaemonUnreachable(f"The connection to the daemon was lost ({error or type(error).__name__}).") from error
+        raise ConnectionLost from error
 
 
 async def raise_for_error(response: httpx.Response) -> None:
@@ -70,7 +129,25 @@ async def raise_for_error(response: httpx.Response) -> None:
         return
     await response.aread()
     try:
-        message = response.json()["error"]["message"]
+        error = failure(response.json()["error"], _KINDS.get(response.status_code, CortexdError))
     except (ValueError, KeyError, TypeError):
-        message = f"The server answered {response.status_code}, and not as cortexd does."
-    raise _KINDS.get(response.status_code, CortexdError)(message)
+        error = CortexdError(f"The server answered {response.status_code}, and not as cortexd does.")
+    raise error
+
+
+def failure(error: dict[str, Any], otherwise: type[CortexdError] = CortexdError) -> CortexdError:
+    """The daemon's error, which keeps its sentence."""
+    return _BY_CODE.get(error["code"], otherwise)(error["message"])
+
+
+async def _answer(client: httpx.AsyncClient, method: str, path: str, **request: Any) -> httpx.Response:
+    try:
+        response = await client.request(method, path, **request)
+    except httpx.TransportError as error:
+        raise _unreachable(client) from error
+    await raise_for_error(response)
+    return response
+
+
+def _unreachable(client: httpx.AsyncClient) -> DaemonUnreachable:
+    return DaemonUnreachable(f"No cortexd daemon answers at {client.base_url}; start one with `cortexd serve`.")

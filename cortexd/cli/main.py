@@ -3,24 +3,46 @@
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from cortexd import __version__
-from cortexd.errors import CortexdError, DaemonUnreachable, InvalidConfiguration, QueueFull, UnknownModel
+from cortexd.errors import (
+    CannotFit,
+    Conflict,
+    CortexdError,
+    DaemonUnreachable,
+    InvalidConfiguration,
+    QueueFull,
+    UnknownModel,
+)
 
 _COMMANDS = {  # imported when used: `cortexd ps` must not pay for what `cortexd serve` needs
     "serve": "cortexd.cli.serve:serve",
     "run": "cortexd.cli.run:run",
     "list": "cortexd.cli.models:list_models",
-    "ps": "cortexd.cli.models:ps",
+    "ps": "cortexd.cli.ps:ps",
+    "load": "cortexd.cli.load:load",
+    "unload": "cortexd.cli.residency:unload",
+    "park": "cortexd.cli.residency:park",
+    "pin": "cortexd.cli.residency:pin",
+    "unpin": "cortexd.cli.residency:unpin",
+    "why": "cortexd.cli.why:why",
+    "plan": "cortexd.cli.plan:plan",
+    "memory": "cortexd.cli.memory:memory",
+    "events": "cortexd.cli.events:events",
+    "simulate": "cortexd.cli.simulate:simulate",
+    "config": "cortexd.cli.config:config_group",
 }
 _EXIT_CODES: dict[type[CortexdError], int] = {
     InvalidConfiguration: 2,
     DaemonUnreachable: 3,
     UnknownModel: 4,
     QueueFull: 5,
+    Conflict: 5,
+    CannotFit: 5,
 }
 _INTERRUPTED = 130
 
@@ -50,10 +72,10 @@ def cli(debug: bool) -> None:
         os.environ["CORTEXD_DEBUG"] = "1"
 
 
-def run() -> None:
-    """The console script."""
+def run(arguments: Sequence[str] | None = None) -> None:
+    """The console script; `arguments` are those of the process unless given."""
     try:
-        code: Any = cli.main(standalone_mode=False)
+        code: Any = cli.main(arguments, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()

@@ -1,4 +1,4 @@
-"""`cortexd list` and `cortexd ps`."""
+"""`cortexd list`."""
 
 import asyncio
 from typing import Any
@@ -7,7 +7,7 @@ import click
 
 from cortexd.cli.client import connect, get, is_there
 from cortexd.cli.options import config_option, host_option, json_option, set_option, settings_from
-from cortexd.cli.output import human_bytes, human_seconds, print_json, print_table
+from cortexd.cli.output import human_bytes, print_json, print_table
 
 
 @click.command("list")
@@ -39,31 +39,6 @@ def list_models(address: str | None, config: Any, overrides: tuple[str, ...], as
             for model in models
         ],
     )
-
-
-@click.command()
-@host_option
-@json_option
-def ps(address: str | None, as_json: bool) -> None:
-    """The models in memory, or on their way."""
-    models = [_flat(model) for model in asyncio.run(_get_models(address)) if model["cortexd"]["state"] != "cold"]
-    if as_json:
-        print_json(models)
-        return
-    rows: list[tuple[str, ...]] = []
-    for model in models:
-        left = model["keep_alive_left_s"]
-        until = human_seconds(left) if left is not None else ("in use" if model["leases"] else "")
-        loaded = human_bytes(model["loaded_bytes"]) if model["loaded_bytes"] else ""
-        rows.append(
-            (model["id"], model["state"], model["engine"], loaded, str(model["leases"]), model["error"] or until)
-        )
-    print_table(("NAME", "STATE", "ENGINE", "WEIGHTS", "REQUESTS", "UNLOADED IN"), rows)
-
-
-async def _get_models(address: str | None) -> list[dict[str, Any]]:
-    async with connect(address) as client:
-        return (await get(client, "/v1/models"))["data"]
 
 
 async def _from_daemon(address: str | None) -> list[dict[str, Any]] | None:

@@ -29,7 +29,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def human_bytes(count: float) -> str:
     for unit in _UNITS[:-1]:
-        if count < 1000:
+        if abs(count) < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} {_UNITS[-1]}"
@@ -42,3 +42,8 @@ def human_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def human_memory(memory: dict[str, int]) -> str:
+    """Bytes by device."""
+    return ", ".join(f"{human_bytes(count)} on {device}" for device, count in memory.items() if count)

@@ -127,7 +127,8 @@ def _read_line() -> str | None:
 
 def _show_progress(status: dict[str, Any]) -> None:
     if sys.stderr.isatty():
-        click.echo(f"\r\x1b[2K{status['phase']} {status['percent']} %", nl=False, err=True)
+        percent = f" {status['percent']} %" if "percent" in status else ""
+        click.echo(f"\r\x1b[2K{status['phase']}{percent}", nl=False, err=True)
 
 
 def _clear_progress() -> None:

@@ -10,7 +10,7 @@ import uvloop
 from cortexd import __version__, logs
 from cortexd.cli.options import config_option, set_option, settings_from
 from cortexd.cli.server import bind, serve_until_stopped
-from cortexd.config import Settings
+from cortexd.config import Settings, default_paths
 from cortexd.daemon import Daemon
 from cortexd.systemd import Notifier, consume_environment, listen_sockets, watchdog_interval
 
@@ -46,7 +46,7 @@ def serve(
 
 
 async def _serve(settings: Settings, sockets: list[socket.socket], notifier: Notifier, watchdog: float | None) -> None:
-    async with Daemon(settings) as daemon:
+    async with Daemon(settings, default_paths(os.environ)) as daemon:
         with daemon.events.subscribed(logs.log_event):
             logs.say(f"cortexd {__version__}", models=[spec.name for spec in daemon.catalogue.specs()])
             await serve_until_stopped(daemon, sockets, notifier, watchdog)

@@ -12,6 +12,7 @@ import uvicorn
 
 from cortexd import logs
 from cortexd.api.app import create_app
+from cortexd.api.event_log import EventLog
 from cortexd.daemon import Daemon
 from cortexd.errors import CortexdError
 from cortexd.systemd import Notifier
@@ -25,9 +26,11 @@ class HttpServer(uvicorn.Server):
     """uvicorn, told when to stop by us alone, and telling when it listens."""
 
     def __init__(self, daemon: Daemon) -> None:
+        app = create_app(daemon)
+        self.event_log: EventLog = app.state.event_log
         super().__init__(
             uvicorn.Config(
-                create_app(daemon),
+                app,
                 http="h11",
                 ws="none",
                 lifespan="off",
@@ -47,6 +50,10 @@ class HttpServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.listening.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.event_log.close()  # its streams have no end of their own
+        await super().shutdown(sockets)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import httpx
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from cortexd.cli.server import HttpServer, bind
 from tests.fakes import FakeDaemon
@@ -57,10 +59,21 @@ async def _listening(daemon: FakeDaemon, sock: socket.socket) -> AsyncGenerator[
     finally:
         for listener in server.servers:
             listener.close()
+        server.event_log.close()
         await daemon.close()
         async with asyncio.timeout(5):
             while server.server_state.tasks:
                 await asyncio.wait(server.server_state.tasks)
+
+
+def every_route(app: Starlette) -> list[tuple[str, set[str] | None]]:
+    """Paths with their methods, as Starlette knows them; those under a mount too."""
+    found: list[tuple[str, set[str] | None]] = []
+    for route in app.routes:
+        for inner in route.routes if isinstance(route, Mount) else [route]:
+            prefix = route.path if inner is not route else ""
+            found.append((prefix + inner.path, getattr(inner, "methods", None)))
+    return found
 
 
 def chat_body(text: str = "hi", **fields: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from cortexd.api.app import create_app
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.config import Settings
 from cortexd.errors import CortexdError, LoadFailed
-from tests.api.serving import CHAT, TEXT, House, chat_body, serving
+from tests.api.serving import CHAT, TEXT, House, chat_body, every_route, serving
 from tests.fakes import FakeDaemon, Reply
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
@@ -27,12 +28,15 @@ def assert_is_refusal(response: object, status: int, code: str) -> None:
 
 
 async def test_every_route_answers_a_wrong_method_with_the_envelope(house: House) -> None:
-    routes = create_app(house.daemon).routes
-    assert len(routes) == 8
-    for route in routes:
-        allowed = getattr(route, "methods", None) or {"POST"}
-        for method in METHODS - allowed:
-            response = await house.client.request(method, route.path.replace("{id:path}", "goose"))
+    routes = every_route(create_app(house.daemon))
+    assert len(routes) == 20
+    for path, methods in routes:
+        allowed = methods or {"POST"}
+        one_model = (
+            {"GET", "HEAD"} if re.fullmatch("/admin/models/.*/.*", path) else set()
+        )  # which may be called `a/load`
+        for method in METHODS - allowed - one_model:
+            response = await house.client.request(method, path.replace("{id:path}", "goose"))
             assert response.status_code == 405
             assert set(response.headers["allow"].split(", ")) == allowed
             if method != "HEAD":

@@ -1,6 +1,7 @@
 """Answers of the OpenAI routes, whole and streamed, as they are on the wire."""
 
 import asyncio
+import json
 from typing import Any
 
 import httpx
@@ -193,7 +194,7 @@ async def test_a_cold_model_answers_after_comments() -> None:
         house.client.stream("POST", CHAT, json=chat_body(stream=True)) as response,
     ):
         assert response.status_code == 200
-        assert response.headers["x-cortexd-tier"] == "cold"
+        assert not {"x-cortexd-tier", "x-cortexd-load-ms", "x-cortexd-queue-ms"} & response.headers.keys()
         pieces = response.aiter_text()
         first = await anext(pieces)
         assert first.startswith(": cortexd {")
@@ -203,6 +204,61 @@ async def test_a_cold_model_answers_after_comments() -> None:
         assert (
             "".join(c["choices"][0]["delta"].get("content", "") for c in events_of(rest)[:-1]) == "Hello, dear world!"
         )
+        ready = json.loads(comments_of(rest)[-1].removeprefix(": cortexd "))
+        assert (ready.pop("load_ms") >= 0, ready.pop("queue_ms") >= 0) == (True, True)
+        assert ready == {"phase": "ready", "tier": "cold", "evicted": []}
+
+
+async def test_a_waiting_request_is_told_what_had_to_go_for_it() -> None:
+    goose, swan = (ModelSpec(name=name, source="file", size=1000) for name in ("goose", "swan, black"))
+    async with serving(FakeDaemon(goose, swan, ceiling=1500, max_residency=0.0)) as house:
+        first = await house.chat()
+        assert first.headers["x-cortexd-tier"] == "cold"
+        assert "x-cortexd-evicted" not in first.headers
+        assert (await house.chat(model="swan, black")).headers["x-cortexd-evicted"] == "goose"
+        back = await house.chat()
+        assert (back.headers["x-cortexd-tier"], back.headers["x-cortexd-evicted"]) == ("parked", "swan%2C black")
+        streamed = await house.chat(model="swan, black", stream=True)
+        assert '"tier":"parked"' in comments_of(streamed.text)[-1]
+        assert '"evicted":["goose"]' in comments_of(streamed.text)[-1]
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [(90, 90.0), (0, 0.0), ("5m", 300.0), ("1h30m", 5400.0), ("90", 90.0), (-1, None), ("-1", None), (-0.5, None)],
+)
+async def test_a_request_may_say_how_long_its_model_stays(written: Any, seconds: float | None) -> None:
+    daemon = FakeDaemon(keep_alive=1000.0)
+    goose = daemon.catalogue.resolve("goose")
+    async with serving(daemon) as house:
+        for body, header in (({"keep_alive": written}, {}), ({"keep_alive": written}, "77"), ({}, str(written))):
+            headers = {"x-cortexd-keep-alive": header} if header else {}
+            await house.client.post(CHAT, json=chat_body(**body), headers=headers)
+            left = daemon.supervisor.status(goose).keep_alive_left_s
+            assert left == (None if seconds in (None, 0.0) else pytest.approx(seconds, abs=5))
+        await house.chat()
+        assert daemon.supervisor.status(goose).keep_alive_left_s == pytest.approx(1000, abs=5)
+
+
+@pytest.mark.parametrize("written", ["soon", "", "nan", "inf", "5 parsecs", "400d", "1e99"])
+async def test_a_keep_alive_that_is_no_duration_is_400(house: House, written: str) -> None:
+    for response, param in (
+        (await house.chat(keep_alive=written), "keep_alive"),
+        (await house.complete(keep_alive=written), "keep_alive"),
+        (
+            await house.client.post(CHAT, json=chat_body(), headers={"x-cortexd-keep-alive": written}),
+            "x-cortexd-keep-alive",
+        ),
+    ):
+        assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+        assert param in response.json()["error"]["message"]
+    assert not house.script.generations
+
+
+@pytest.mark.parametrize("written", [1e99, True, [5], {}, "5" * 65])
+async def test_a_keep_alive_of_another_kind_is_400(house: House, written: Any) -> None:
+    response = await house.chat(keep_alive=written)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "keep_alive")
 
 
 async def test_comments_go_on_while_the_model_loads_and_before_its_first_token() -> None:
@@ -261,10 +317,23 @@ async def test_a_client_may_say_how_long_it_waits_for_a_load() -> None:
     async with serving(daemon) as house:
         response = await house.client.post(CHAT, json=chat_body(), headers={"prefer": "wait=0"})
         assert response.status_code == 503
-        assert int(response.headers["retry-after"]) >= 1
+        assert response.headers["retry-after"] == "1"  # a load of nothing takes 0.2 s
         assert "x-should-retry" not in response.headers
         assert daemon.leases() == 0
         daemon.script().loading.set()
+
+
+async def test_a_client_is_told_to_come_back_when_the_load_is_expected_to_be_done() -> None:
+    swan = ModelSpec(name="swan", source="file", size=4_000_000_000)  # 0.2 s and a second for each 400 MB
+    daemon = FakeDaemon(ModelSpec(name="goose", source="file"), swan, parallel_loads=1)
+    daemon.script().loading.clear()
+    async with serving(daemon) as house:
+        goose = asyncio.create_task(house.chat())
+        await turns_until(lambda: daemon.leases() == 1)
+        response = await house.client.post(CHAT, json=chat_body(model="swan"), headers={"prefer": "wait=0"})
+        assert (response.status_code, response.headers["retry-after"]) == (503, "11")
+        daemon.script().loading.set()
+        assert (await goose).status_code == 200
 
 
 @pytest.mark.parametrize(("error", "status"), [(QueueFull(retry_after=1), 429), (Unavailable(), 503)])

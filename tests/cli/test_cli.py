@@ -93,7 +93,7 @@ def test_a_mistake_in_the_configuration_is_one_sentence_and_exit_2(tmp_path: Pat
     file.write_text("[server]\nprot = 1\n")
     done = cortexd("serve", "--config", str(file))
     assert done.returncode == 2
-    assert done.stderr == f"cortexd: {file}, line 2: server.prot is not a setting; did you mean server.port?\n"
+    assert done.stderr == f"cortexd: {file}:2: server.prot is not a setting; did you mean server.port?\n"
 
 
 def test_listing_does_not_pay_for_the_server_or_torch():
