@@ -1,5 +1,5 @@
 # install: environment and dependencies · serve: the daemon · test: everything CI checks · check: format, lint, types, imports
-# bench: speed, beside the machine's bandwidth · docs: what is generated from the program itself
+# bench: speed, beside the machine's bandwidth · soak: the long runs · docs: what is generated from the program itself
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 OPENAI2 := $(VENV)/openai2
 
-.PHONY: install serve test check bench docs
+.PHONY: install serve test check bench docs soak
 
 install: $(STAMP)
 
@@ -37,10 +37,14 @@ check: $(DEV_STAMP)
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: $(DEV_STAMP)
 	$(BIN)/python -m tests.bench
 
 docs: $(DEV_STAMP)
 	$(BIN)/python -m tests.docs
+
+soak: $(DEV_STAMP)
+	$(BIN)/python -m tests.end_to_end.soak --kills 1000
+	$(BIN)/python -m tests.store.soak --kills 1000

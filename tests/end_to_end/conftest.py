@@ -3,6 +3,7 @@ import contextlib
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -32,13 +33,50 @@ class RunningDaemon:
         data = (await self.client.get("/v1/models")).json()["data"]
         return {model["id"]: model["cortexd"] for model in data}
 
+    async def state(self, model: str) -> str:
+        return (await self.models())[model]["state"]
+
+    async def until(self, model: str, *states: str) -> None:
+        async with asyncio.timeout(30):
+            while await self.state(model) not in states:
+                pass
+
+    async def ledger(self) -> dict[str, int]:
+        """Bytes of the host that models hold, are about to hold, or have not given back."""
+        return (await self.client.get("/admin/memory")).json()["devices"]["cpu"]
+
+    async def journal(self, **query: str) -> list[dict[str, Any]]:
+        """Newest first."""
+        return (await self.client.get("/admin/journal", params=query)).json()["decisions"]
+
+    async def worker(self, model: str) -> psutil.Process:
+        """The process of this model, as soon as it has one."""
+        async with asyncio.timeout(20):
+            while not (pids := (await self.client.get(f"/admin/models/{model}")).json()["status"]["pids"]):
+                pass
+        return psutil.Process(pids[0])
+
     def processes(self) -> list[psutil.Process]:
         """The daemon's fork server and workers."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
 
 @contextlib.asynccontextmanager
-async def running_daemon(models: Path, **environment: str) -> AsyncGenerator[RunningDaemon]:
+async def running_daemon(models: Path, home: Path | None = None, **environment: str) -> AsyncGenerator[RunningDaemon]:
+    """`home` holds what it keeps beyond its life; its own, and gone with it, unless given."""
+    with contextlib.ExitStack() as stack:
+        folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cortexd-")))
+        async with _running(models, {**environment, **_places(folder)}) as daemon:
+            yield daemon
+
+
+def _places(home: Path) -> dict[str, str]:
+    """Where a daemon keeps things, away from those of whoever runs the tests."""
+    return {name: str(home / name) for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME")}
+
+
+@contextlib.asynccontextmanager
+async def _running(models: Path, environment: dict[str, str]) -> AsyncGenerator[RunningDaemon]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

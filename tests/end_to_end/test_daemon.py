@@ -101,7 +101,7 @@ async def test_a_damaged_checkpoint_disturbs_nobody_and_is_not_loaded_per_poll(s
                 assert words in response.json()["error"]["message"]
                 assert response.headers["x-should-retry"] == "false"
             assert (await daemon.models())[name]["incarnation"] <= 1
-        assert len(daemon.processes()) == workers
+        assert len(daemon.processes()) <= workers
         assert (await daemon.chat("hello")).status_code == 200
 
 
@@ -110,8 +110,7 @@ async def test_a_killed_worker_is_replaced_at_the_next_request(start: Start, tmp
         client = AsyncOpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=5)
         async with client:
             await client.completions.create(model="tiny", prompt="Hello", max_tokens=2)
-            (worker,) = [process for process in daemon.processes() if not process.children()]
-            worker.send_signal(signal.SIGKILL)
+            (await daemon.worker("tiny")).send_signal(signal.SIGKILL)
             answer = await client.completions.create(model="tiny", prompt="Hello", max_tokens=2)
         assert answer.choices[0].finish_reason in ("stop", "length")
         assert (await daemon.models())["tiny"]["incarnation"] == 2
@@ -138,7 +137,7 @@ async def test_a_daemon_that_is_killed_leaves_no_process_behind(start: Start, tm
     async with start(make_models(tmp_path)) as daemon:
         await daemon.chat("hello", model="tiny")
         children = daemon.processes()
-        assert len(children) == 2
+        assert len(children) >= 2, "the fork server, and at least one worker"
         daemon.process.kill()
         await daemon.process.wait()
         _, alive = await asyncio.to_thread(psutil.wait_procs, children, timeout=5)
@@ -147,11 +146,13 @@ async def test_a_daemon_that_is_killed_leaves_no_process_behind(start: Start, tm
 
 async def test_an_idle_model_is_unloaded_with_its_process(start: Start, tmp_path: Path):
     async with start(make_models(tmp_path), CORTEXD_LIFECYCLE__KEEP_ALIVE="0") as daemon:
+        await daemon.chat("hello", model="tiny", keep_alive=60)
+        worker = await daemon.worker("tiny")
         await daemon.chat("hello", model="tiny")
         async with asyncio.timeout(10):
             while (await daemon.models())["tiny"]["state"] != "cold":
                 pass
-        assert len(daemon.processes()) == 1  # the fork server
+        assert not worker.is_running()
 
 
 async def test_a_file_put_into_the_directory_can_be_asked_for_at_once(start: Start, tmp_path: Path):
