@@ -13,7 +13,9 @@ import httpx
 
 from tests.bench import machine
 from tests.bench.daemon import complete, daemon, decode_rate, load_ms, prefill_rate
+from tests.bench.latency import added_latency
 from tests.bench.shapes import SHAPES, Shape
+from tests.bench.swap import swap_times, swaps_of_a_daemon
 
 STREAMS = (1, 4, 16)
 PROMPTS = (128, 512, 2048)
@@ -54,6 +56,12 @@ async def bench(folder: Path, shapes: list[Shape], rounds: int) -> dict[str, dic
                 figures["load ms"].append(-load)
                 figures["ttft cold ms"].append(-first)
                 await measure(client, shape, figures)
+            for tier, taken in (await swap_times(shape.checkpoint(folder))).items():
+                figures[f"swap: {tier} to first token ms"].append(-taken)
+            for tier, taken in (await swaps_of_a_daemon(folder, shape.checkpoint(folder))).items():
+                figures[f"swap: {tier} ms"].append(-taken)
+            for what, taken in (await added_latency()).items():
+                figures[what].append(-taken)
             official(shape, folder, figures)
     return {name: {key: abs(max(values)) for key, values in figures.items()} for name, figures in all_figures.items()}
 

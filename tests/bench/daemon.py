@@ -26,14 +26,16 @@ class Timing:
 
 
 @contextlib.asynccontextmanager
-async def daemon(models: Path) -> AsyncGenerator[httpx.AsyncClient]:
-    """`cortexd serve` with these models, on a free port, until the block ends."""
+async def daemon(models: Path, **environment: str) -> AsyncGenerator[httpx.AsyncClient]:
+    """`cortexd serve` with these models, on a free port, until the block ends; what it keeps goes into the folder of the models."""
+    places = {name: str(models / "home" / name) for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME")}
+    usual = {"CORTEXD_LIFECYCLE__KEEP_ALIVE": "-1", "CORTEXD_LIFECYCLE__RESTORE": "false"}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "cortexd", "serve", "--port", str(port), "--models", str(models), "--log-level", "warning",
-        env={**os.environ, "CORTEXD_LIFECYCLE__KEEP_ALIVE": "-1"},
+        env={**os.environ, **places, **usual, **environment},
     )  # fmt: skip
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=None, trust_env=False) as client:
