@@ -28,6 +28,7 @@ from cortexd.lifecycle.lease import Lease
 from cortexd.lifecycle.liveness import SYNTHETIC, Liveness, NullEngine
 from cortexd.lifecycle.managed_model import Run
 from cortexd.lifecycle.policy import Policy, Priority
+from cortexd.lifecycle.prediction import Predictor
 from cortexd.lifecycle.residents import Residents
 from cortexd.lifecycle.states import State
 from cortexd.lifecycle.supervisor import Supervisor
@@ -122,6 +123,11 @@ class Daemon:
     def journal(self) -> "Experience":
         """What was decided and why: `query`."""
         return self.experience
+
+    @property
+    def predictor(self) -> Predictor | None:
+        """None where predictions are switched off."""
+        return self.experience.predictor if self.settings.lifecycle.predict else None
 
     async def __aenter__(self) -> Self:
         self._serve(self._warm_fork_server(), "warm the fork server")

@@ -39,6 +39,8 @@ class Experience:
         if self._store is None:
             return
         await self._store.start()
+        if (notice := self._store.snapshots.notice) is not None:
+            _log.warning("%s", notice)
         for (weights, strategy, device), quantities in (await self._store.measurements.load()).items():
             for what, seen in quantities.items():
                 history.recall(weights, strategy, what, device, Statistic(seen.count, seen.mean, seen.squares))

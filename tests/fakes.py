@@ -17,6 +17,7 @@ from cortexd.lifecycle.administration import Administration
 from cortexd.lifecycle.history import History
 from cortexd.lifecycle.incarnation import Incarnation
 from cortexd.lifecycle.policy import Policy
+from cortexd.lifecycle.prediction import Predictor
 from cortexd.lifecycle.supervisor import Supervisor
 from cortexd.memory.process import Usage as MemoryUsage
 from cortexd.wire import ChatPrompt, Delta, Prompt, TextPrompt, Usage
@@ -296,6 +297,7 @@ class FakeDaemon:
             **policy,
         )
         self.administration = Administration(self.supervisor)
+        self.predictor: Predictor | None = Predictor()
         self._listening = self.events.subscribed(self._note)
         self._listening.__enter__()
 

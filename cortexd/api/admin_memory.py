@@ -3,9 +3,10 @@
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from cortexd.api.admin_schema import MemoryReport, ModelMemory, device_memory
+from cortexd.api.admin_schema import MemoryReport, ModelMemory, PredictionReport, device_memory
 from cortexd.api.bodies import json_response
 from cortexd.daemon import Daemon
+from cortexd.lifecycle.prediction import Predictor
 
 
 class MemoryAdministration:
@@ -29,8 +30,18 @@ class MemoryAdministration:
                 )
                 models.append(entry)
         devices = {device: device_memory(at) for device, at in supervisor.view.memory().items()}
-        return json_response(MemoryReport(devices, models))
+        return json_response(
+            MemoryReport(devices, models, supervisor.view.ranking.leader, _prediction(self._daemon.predictor))
+        )
 
     async def wait_graph(self, request: Request) -> Response:  # noqa: ARG002
         lines = self._daemon.supervisor.view.wait_graph()
         return PlainTextResponse("".join(f"{line}\n" for line in lines))
+
+
+def _prediction(predictor: Predictor | None) -> PredictionReport | None:
+    if predictor is None:
+        return None
+    return PredictionReport(
+        active=predictor.active, hits=predictor.hits, misses=predictor.misses, hit_rate=predictor.hit_rate
+    )

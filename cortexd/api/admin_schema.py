@@ -74,9 +74,20 @@ class ModelMemory(msgspec.Struct, frozen=True, kw_only=True):
     why_not: str  # it may not go now because …
 
 
+class PredictionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How well models were foretold; below 30 % predictions switch themselves off, above 45 % on again."""
+
+    active: bool
+    hits: int
+    misses: int
+    hit_rate: float  # of late
+
+
 class MemoryReport(msgspec.Struct, frozen=True):
     devices: dict[str, DeviceMemory]
     models: list[ModelMemory]
+    victims_by: str  # what decides who goes: "expected cost" or "last use", whichever has foretold better of late
+    prediction: PredictionReport | None  # None: switched off
 
 
 def spec_facts(spec: ModelSpec) -> SpecFacts:
