@@ -13,9 +13,12 @@ _log = logging.getLogger("cortexd.lifecycle")
 class Residents:
     """Brings models in, in the order given as far as the queue goes, and leaves them to their keep_alive."""
 
-    def __init__(self, lease: Callable[[str, str], Lease]) -> None:
-        """`lease(name, owner)` asks for a model with `Priority.PRELOAD`, and may raise CortexdError."""
+    def __init__(self, lease: Callable[[str, str], Lease], patience: float = 600.0) -> None:
+        """`lease(name, owner)` asks for a model with `Priority.PRELOAD`, and may raise CortexdError. As nothing is evicted for
+        such a wish, it is given up after `patience` seconds.
+        """
         self._lease = lease
+        self._patience = patience
         self._tasks: set[asyncio.Task[None]] = set()
 
     def bring(self, names: Sequence[str], owner: str) -> None:
@@ -35,7 +38,9 @@ class Residents:
 
     async def _bring(self, name: str, owner: str) -> None:
         try:
-            async with self._lease(name, owner):
+            async with asyncio.timeout(self._patience), self._lease(name, owner):
                 pass
+        except TimeoutError:
+            _log.warning("%s of %s: there was no room for it", owner, name)
         except CortexdError as error:
             _log.warning("%s of %s: %s", owner, name, error.message)

@@ -49,6 +49,19 @@ async def test_one_that_cannot_be_loaded_is_told_to_the_log_and_holds_up_nobody(
     await daemon.close()
 
 
+async def test_one_for_which_there_is_no_room_is_given_up_after_a_while(caplog: pytest.LogCaptureFixture):
+    daemon = FakeDaemon()
+    daemon.script().loading.clear()
+    residents = Residents(lambda name, owner: lease_of(daemon, name, owner), patience=0.01)
+    with caplog.at_level(logging.WARNING):
+        residents.bring(["goose"], "restore")
+        await until_done(residents, daemon)
+    assert "restore of goose: there was no room for it" in caplog.text
+    assert daemon.leases() == 0
+    daemon.script().loading.set()
+    await daemon.close()
+
+
 async def test_closing_gives_up_what_still_waits():
     daemon = FakeDaemon()
     daemon.script().loading.clear()
