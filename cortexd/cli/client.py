@@ -1,6 +1,7 @@
 """A client of the daemon's HTTP API."""
 
 import json
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from cortexd.config import load_settings, usual_file
 from cortexd.errors import (
     BadRequest,
     CannotFit,
@@ -47,10 +49,21 @@ class ServerEvent(msgspec.Struct, frozen=True, kw_only=True):
     data: Any = None
 
 
+def usual_address() -> str:
+    """Where a daemon with this user's configuration listens."""
+    try:
+        server = load_settings(usual_file(os.environ), os.environ, ()).server
+    except CortexdError:  # whatever is wrong with it, the daemon says so
+        return DEFAULT_ADDRESS
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - where we call, not where we listen
+    host = everywhere.get(server.host, server.host)
+    return f"http://{host}:{server.port}" if server.port else DEFAULT_ADDRESS
+
+
 @asynccontextmanager
 async def connect(address: str | None) -> AsyncGenerator[httpx.AsyncClient]:
     """A client for the daemon at `address`; waits as long as a load may take."""
-    address = address or DEFAULT_ADDRESS
+    address = address or usual_address()
     timeout = httpx.Timeout(None, connect=5.0)
     if address.startswith(_UNIX):
         transport = httpx.AsyncHTTPTransport(uds=address.removeprefix(_UNIX))

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from cortexd.cli.client import ConnectionLost, failure, model_path, post, server_events
 from cortexd.cli.options import host_option, json_option
 from cortexd.cli.output import human_seconds
-from cortexd.cli.residency import for_each, models_argument
+from cortexd.cli.residency import models_argument, outcomes_of, tell
 
 
 @click.command()
@@ -44,7 +44,8 @@ async def _load(models: tuple[str, ...], wait: bool, address: str | None, as_jso
 
             return await watched(client, model, show)
 
-        await for_each(models, address, as_json, act)
+        outcomes = await outcomes_of(models, address, act)
+    tell(outcomes, as_json)  # below the bars, which are gone by now
 
 
 async def watched(client: httpx.AsyncClient, model: str, show: Callable[[int, str, str], None]) -> dict[str, Any]:

@@ -67,8 +67,21 @@ async def for_each(
     act: Callable[[httpx.AsyncClient, str], Awaitable[dict[str, Any]]],
 ) -> None:
     """Act on all of them at once and say what became of each; raises the last error and prints those before it."""
+    tell(await outcomes_of(models, address, act), as_json)
+
+
+async def outcomes_of(
+    models: Sequence[str],
+    address: str | None,
+    act: Callable[[httpx.AsyncClient, str], Awaitable[dict[str, Any]]],
+) -> list[dict[str, Any] | BaseException]:
+    """What became of each, or went wrong with it."""
     async with connect(address) as client:
-        outcomes = await asyncio.gather(*(act(client, model) for model in models), return_exceptions=True)
+        return await asyncio.gather(*(act(client, model) for model in models), return_exceptions=True)
+
+
+def tell(outcomes: Sequence[dict[str, Any] | BaseException], as_json: bool) -> None:
+    """Say what became of each; raises the last error and prints those before it."""
     reports = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
     errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     if as_json:

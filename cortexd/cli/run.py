@@ -83,17 +83,21 @@ class _Conversation:
     async def ask(self, client: httpx.AsyncClient, text: str) -> None:
         self._messages.append({"role": "user", "content": text})
         answer, finish, usage = "", None, None
+        waited = False  # and something says so, on the line on which the answer is to begin
         async for event in stream(client, "/v1/chat/completions", {**self._body, "messages": self._messages}):
             if "cortexd" in event:
                 _show_progress(event["cortexd"])
+                waited = True
                 continue
             usage = event.get("usage") or usage
             for choice in event["choices"]:
                 finish = choice["finish_reason"] or finish
                 piece = choice["delta"].get("content") or ""
+                if waited and not answer:
+                    waited = False
+                    _clear_progress()
                 answer += piece
                 if not self._as_json:
-                    _clear_progress()
                     click.echo(piece, nl=False)
         self._messages.append({"role": "assistant", "content": answer})
         if self._as_json:

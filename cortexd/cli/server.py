@@ -84,15 +84,24 @@ async def serve_until_stopped(
     """Serve until SIGTERM, SIGINT or the failure of a part; then drain, within `server.drain_s` for everything together."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():  # asked a second time: not in a minute, but now
+            logs.say("stopping at once")
+            daemon.supervisor.end_all()
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal)
     async with running(daemon, sockets) as server:
         for sock in sockets:
             logs.say("listening", address=_address(sock))
         feeding = asyncio.create_task(_feed(daemon, notifier, watchdog), name="watchdog")
         stopped = asyncio.create_task(stop.wait(), name="wait for a signal")
         await asyncio.wait({stopped, daemon.failed}, return_when="FIRST_COMPLETED")
-        logs.say("stopping")
+        logs.say(
+            "stopping", waits_s=daemon.settings.server.drain_s, hint="a second signal ends what still runs at once"
+        )
         feeding.cancel()
         telling = asyncio.create_task(_tell_of_the_end(daemon, notifier), name="tell of the end")
         stopped.cancel()

@@ -100,7 +100,7 @@ class View:
             coming=self.coming(),
             holdings=self.holdings(),
             queue=in_order(queued, self._policy.aging),
-            loads=sum(model.state in LOADS for model in self._models.values()),
+            loads=sum(m.state in LOADS and m.spec.source != "synthetic" for m in self._models.values()),
             parallel_loads=self._policy.parallel_loads,
         )
 
@@ -110,6 +110,7 @@ class View:
             self._holding(model)
             for model in self._models.values()
             if model.state in HELD
+            and model.spec.source != "synthetic"
             and model.state is not State.UNLOADING
             and model.settled
             and model.state is not State.DRAINING

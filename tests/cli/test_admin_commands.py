@@ -5,13 +5,14 @@ import contextlib
 import io
 import json
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.cli import events as events_command
-from cortexd.cli.client import connect
+from cortexd.cli.client import DEFAULT_ADDRESS, connect, usual_address
 from cortexd.cli.events import line_of
 from cortexd.cli.load import watched
 from cortexd.cli.main import run
@@ -264,3 +265,16 @@ async def test_events_need_a_daemon_to_begin_with() -> None:
 
 def test_a_gap_is_told_as_it_is() -> None:
     assert line_of("gap", {"event": "gap", "reason": "Events are missing."}) == "gap: Events are missing."
+
+
+def test_commands_find_a_daemon_where_the_configuration_puts_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "cortexd").mkdir()
+    (tmp_path / "cortexd" / "cortexd.toml").write_text('[server]\nhost = "0.0.0.0"\nport = 18777\n')
+    assert usual_address() == "http://127.0.0.1:18777"
+    monkeypatch.setenv("CORTEXD_SERVER__PORT", "18778")
+    assert usual_address() == "http://127.0.0.1:18778"
+    (tmp_path / "cortexd" / "cortexd.toml").write_text("[server\n")
+    assert usual_address() == DEFAULT_ADDRESS

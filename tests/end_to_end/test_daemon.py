@@ -1,8 +1,10 @@
 """The real program: a daemon process, real checkpoints, real clients."""
 
 import asyncio
+import contextlib
 import json
 import os
+import pty
 import signal
 import sys
 from pathlib import Path
@@ -178,3 +180,37 @@ async def test_the_daemon_never_imports_torch(tmp_path: Path):
     program = "import sys, cortexd.cli.serve, cortexd.cli.run, cortexd.cli.models; sys.exit('torch' in sys.modules)"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
     assert await process.wait() == 0
+
+
+async def test_a_second_signal_ends_what_still_runs_at_once(start: Start, tmp_path: Path):
+    async with start(make_models(tmp_path), CORTEXD_SERVER__DRAIN_S="600") as daemon:
+        body = {"model": "tiny", "prompt": "Hello", **ENDLESS}
+        async with daemon.client.stream("POST", "/v1/completions", json=body) as response:
+            lines = response.aiter_lines()
+            while not (await anext(lines)).startswith("data: "):
+                pass
+            daemon.process.send_signal(signal.SIGINT)
+            while not (await anext(lines)).startswith("data: "):
+                pass
+            daemon.process.send_signal(signal.SIGINT)
+            rest = [json.loads(line[6:]) async for line in lines if line.startswith("data: {")]
+        assert rest[-1]["error"]["code"] == "shutting_down"
+        async with asyncio.timeout(20):
+            assert await daemon.process.wait() == 0
+
+
+async def test_an_answer_on_a_terminal_is_not_wiped_out_by_its_progress(tmp_path: Path):
+    ours, theirs = pty.openpty()
+    places = {name: str(tmp_path / name) for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cortexd", "run", "demo", "What is cortexd?", "--set", "server.port=1",
+        env={**os.environ, **places}, stdin=asyncio.subprocess.DEVNULL, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the other end has closed
+        while piece := await asyncio.to_thread(os.read, ours, 4096):
+            shown += piece
+    os.close(ours)
+    assert await process.wait() == 0
+    assert b"serves language models" in shown.rpartition(b"\x1b[2K")[2]
