@@ -53,7 +53,7 @@ MIXED: list[dict[str, Any]] = [
         ({"limit": 2}, [5, 4]),
         ({"model": "goose"}, [5, 3, 1]),
         ({"kinds": {"load"}}, [5, 4, 1]),
-        ({"kinds": {"queue", "evict"}}, [3, 2]),
+        ({"kinds": ("queue", "evict")}, [3, 2]),
         ({"kinds": ()}, []),
         ({"since": 12.0}, [5, 4, 3]),
         ({"before_id": 3}, [2, 1]),
