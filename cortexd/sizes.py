@@ -1,10 +1,12 @@
 """Sizes of memory as people write them, "12 GB", "12 GiB", "12e9", "70 %", and as people read them."""
 
 import re
+from collections.abc import Sequence
 
 from cortexd.errors import InvalidConfiguration
 
 _WRITTEN = re.compile(r"(\d+(?:\.\d*)?(?:e\+?\d+)?)\s*(%|[kmgt]i?b|b)?", re.IGNORECASE)
+UNITS = ("B", "KB", "MB", "GB")
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -23,10 +25,10 @@ def bytes_of(text: str, total: int, *, key: str) -> int:
     return int(number * (1024 if "i" in unit else 1000) ** _POWERS.get(unit[0], 0))
 
 
-def size(count: float) -> str:
-    """Bytes for people, in powers of 1000."""
-    for unit in ("B", "KB", "MB"):
+def size(count: float, units: Sequence[str] = UNITS) -> str:
+    """Bytes for people, in powers of 1000, and never in more than the last of `units`."""
+    for unit in units[:-1]:
         if abs(count) < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
-    return f"{count:.1f} GB"
+    return f"{count:.1f} {units[-1]}"

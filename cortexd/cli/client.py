@@ -1,7 +1,6 @@
 """A client of the daemon's HTTP API."""
 
 import json
-import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +9,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from cortexd.config import load_settings, usual_file
+from cortexd.cli.options import settings_from
 from cortexd.errors import (
     BadRequest,
     CannotFit,
@@ -52,7 +51,7 @@ class ServerEvent(msgspec.Struct, frozen=True, kw_only=True):
 def usual_address() -> str:
     """Where a daemon with this user's configuration listens."""
     try:
-        server = load_settings(usual_file(os.environ), os.environ, ()).server
+        server = settings_from(None, ()).server
     except CortexdError:  # whatever is wrong with it, the daemon says so
         return DEFAULT_ADDRESS
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - where we call, not where we listen

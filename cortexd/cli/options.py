@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from cortexd.config import Settings, default_paths, load_settings
+from cortexd.config import Settings, load_settings, usual_file
 
 host_option = click.option(
     "--host",
@@ -28,8 +28,4 @@ set_option = click.option(
 
 def settings_from(config: Path | None, overrides: tuple[str, ...]) -> Settings:
     """The settings in force: flags over environment over file over defaults."""
-    file = config
-    if file is None:
-        usual = default_paths(os.environ).config / "cortexd.toml"
-        file = usual if usual.exists() else None
-    return load_settings(file, os.environ, overrides)
+    return load_settings(config or usual_file(os.environ), os.environ, overrides)

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-_UNITS = ("B", "KB", "MB", "GB", "TB")
+from cortexd.sizes import UNITS, size
 
 
 def print_json(value: Any) -> None:
@@ -28,11 +28,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def human_bytes(count: float) -> str:
-    for unit in _UNITS[:-1]:
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} {_UNITS[-1]}"
+    return size(count, (*UNITS, "TB"))
 
 
 def human_seconds(seconds: float) -> str:

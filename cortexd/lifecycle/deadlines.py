@@ -50,7 +50,7 @@ def pinned(model: ManagedModel) -> bool:
 
 def protected_until(model: ManagedModel, policy: Policy, load_seconds: float) -> float:
     """Until then a model that has just become ready is not evicted: the longer the dearer its load was, lest two models thrash."""
-    wished = max(policy.min_residency, policy.residency_per_load * load_seconds)
+    wished = policy.residency_per_load * load_seconds
     return model.ready_since + min(wished, max(policy.max_residency, load_seconds))
 
 

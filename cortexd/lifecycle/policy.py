@@ -25,8 +25,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     max_wait: float = 30.0  # after which a queued model closes those that block it
     suspend_after: float = 5.0  # from then until generations that still run are suspended
     aging: float = 20.0  # a class of priority is worth so much waiting
-    min_residency: float = 0.0  # a model is not evicted sooner after it became ready
-    residency_per_load: float = 1.0  # nor sooner than so many times what its load took,
+    residency_per_load: float = (
+        1.0  # a model is not evicted sooner after it became ready than so many times its load took,
+    )
     max_residency: float = 30.0  # but never protected longer than this
     load_stall: float = 120.0  # without progress until a load is given up
     unload_grace: float = 5.0  # between asking a worker to end and ending it
