@@ -20,12 +20,11 @@ from cortexd.errors import CortexdError, UnsupportedCheckpoint
 from cortexd.events import Event, ModelMoved
 from cortexd.lifecycle.lease import Lease
 from cortexd.lifecycle.policy import Priority
-from cortexd.lifecycle.states import State
+from cortexd.lifecycle.states import GOING
 
 _OWNER = "admin"
 _PROGRESS_S = 0.5  # between two events of a load's progress
 _PRIORITIES = {"admin": Priority.ADMIN, "preload": Priority.PRELOAD}
-_GOING = (State.DRAINING, State.UNLOADING)
 _orders = BodyDecoder(Order)
 _plans = BodyDecoder(PlanRequest)
 
@@ -82,7 +81,7 @@ class ModelAdministration:
         status = self._daemon.supervisor.status
         incarnation = status(spec).incarnation
         with self._daemon.events.subscribed(note):
-            while (now := status(spec)).state in _GOING and now.incarnation == incarnation:
+            while (now := status(spec)).state in GOING and now.incarnation == incarnation:
                 moved.clear()
                 await moved.wait()
 

@@ -6,16 +6,15 @@ from types import MappingProxyType
 
 import msgspec
 
-from cortexd.events import Arithmetic, Decided, DecisionKind, Event, Weighed
+from cortexd.events import Arithmetic, Decided, DecisionKind, Weighed
 from cortexd.lifecycle.managed_model import ManagedModel
 
 
 class Decisions:
     """Published as they are made; a journal listens."""
 
-    def __init__(self, publish: Callable[[Event], None], memory: Callable[[], dict[str, Arithmetic]]) -> None:
+    def __init__(self, memory: Callable[[], dict[str, Arithmetic]]) -> None:
         self.config: int | None = None  # version in force
-        self._publish = publish
         self._memory = memory
 
     def note(
@@ -31,10 +30,8 @@ class Decisions:
         """`reason` is one plain sentence without its full stop; `owner` the request or service on whose behalf; `needed` the bytes
         by device that the decision is about.
         """
-        if model.spec.source == "synthetic":
-            return
         for name in model.names or (model.spec.name,):  # whoever asks why, asks by a name
-            self._publish(
+            model.publish(
                 Decided(
                     at=time(),
                     kind=kind,

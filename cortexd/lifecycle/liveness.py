@@ -7,6 +7,7 @@ from collections.abc import Callable
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.engines.protocol import EngineFacts, EngineHost, Generation, GenerationRequest, LoadProgress, Suspension
 from cortexd.errors import CortexdError, EngineDied
+from cortexd.lifecycle.policy import Priority
 from cortexd.lifecycle.supervisor import Supervisor
 
 _log = logging.getLogger("cortexd.lifecycle")
@@ -79,7 +80,7 @@ class Liveness:
     async def transact(self) -> None:
         try:
             async with asyncio.timeout(self._patience):
-                async with self._supervisor.lease(SYNTHETIC, owner="liveness") as lease:
+                async with self._supervisor.lease(SYNTHETIC, owner="liveness", priority=Priority.ADMIN) as lease:
                     await lease.engine.ping()
         except (TimeoutError, CortexdError) as error:
             self._missed += 1

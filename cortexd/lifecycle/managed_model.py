@@ -102,7 +102,7 @@ class ManagedModel:
         self.served = False  # in this incarnation, at least one request
         self.squeezed = 0  # how often its batch was halved, because it had run out of memory
         self._fraction = 0.0
-        self._publish = publish
+        self.publish = publish  # to nobody, where it is none of theirs
         self._now = now
 
     def move_to(self, state: State, reason: str) -> None:
@@ -110,7 +110,7 @@ class ManagedModel:
         assert state in LEGAL[self.state], f"{self.spec.name}: {self.state} cannot become {state}"
         before, self.state = self.state, state
         self.since = self._now()
-        self._publish(
+        self.publish(
             ModelMoved(
                 at=time(),
                 model=self.spec.name,

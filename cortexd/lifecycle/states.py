@@ -33,5 +33,8 @@ LOADS = frozenset({State.LOADING, State.WARMING})
 COMING = LOADS | {State.QUEUED}
 """States in which a request that joins is answered by the load under way."""
 
+GOING = frozenset({State.DRAINING, State.UNLOADING})
+"""States in which a model is on its way out."""
+
 HELD = LOADS | {State.READY, State.DRAINING, State.PARKED, State.UNLOADING}
 """States in which there is a worker."""

@@ -50,7 +50,7 @@ class Supervisor:
         self.history = history
         self.models: dict[str, ManagedModel] = {}  # by key, the hash of the spec
         self.view = View(self.models, policy, history, ceilings, clock.time)
-        self.decisions = Decisions(publish, self.view.memory)
+        self.decisions = Decisions(self.view.memory)
         self.transitions = Transitions(make_run, self._hear, policy, history, self.view, self.decisions)
         self._evictions = Evictions(self.models, policy, self.view, self.transitions, self.decisions)
         self._clock = clock
@@ -81,7 +81,7 @@ class Supervisor:
         """
         if self._closing:
             raise ShuttingDown
-        if priority is Priority.REQUEST and spec.source != "synthetic":
+        if priority is Priority.REQUEST:
             self.on_asked(spec.name)
         model = self.manage(spec)
         lease = Lease(owner, self._now(), lambda: self.view.progress(model), priority, keep_alive)
@@ -391,10 +391,10 @@ class Supervisor:
         for model in tuple(self.models.values()):
             model.refuse_waiters(ShuttingDown)
             model.lose_suspended(ShuttingDown())
-            if model.state in (State.READY, State.DRAINING, State.PARKED) or model.state in LOADS:
-                self.transitions.unload(model, "shutting down, and its time is over", grace=0.0)
-            elif model.state is State.UNLOADING and model.run is not None:
+            if model.state is State.UNLOADING and model.run is not None:
                 model.run.stop(0.0)
+            elif model.state in HELD:
+                self.transitions.unload(model, "shutting down, and its time is over", grace=0.0)
         self.settle()
 
 

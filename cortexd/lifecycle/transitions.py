@@ -169,7 +169,6 @@ class Transitions:
             self._decided("park", model, reason, owner=owner)
             model.run.park()
             return
-        model.move_to(State.DRAINING, reason)
         self.unload(model, reason)
 
     def parked(self, model: ManagedModel, resident: dict[str, int]) -> None:
@@ -186,10 +185,10 @@ class Transitions:
         for device, count in model.peak.items():  # of this life, once
             self._history.note(model.spec, "peak_bytes", device, count)
         model.peak = {}
-        if model.state is State.DRAINING and self._view.now() - model.ready_since >= _CRASH_LOOP:
-            model.failures = model.squeezed = 0
         if model.state is State.READY:
             model.move_to(State.DRAINING, reason)
+        if model.state is State.DRAINING and self._view.now() - model.ready_since >= _CRASH_LOOP:
+            model.failures = model.squeezed = 0
         grace = self._policy.unload_grace if grace is None else grace
         model.resident, model.drain, model.suspending = model.holds(), None, False
         model.settled = True

@@ -15,7 +15,7 @@ from cortexd.lifecycle.managed_model import ManagedModel
 from cortexd.lifecycle.planning import Queued, World, in_order
 from cortexd.lifecycle.policy import Policy, Priority
 from cortexd.lifecycle.ranking import Ranking, Wanted
-from cortexd.lifecycle.states import HELD, LOADS, State
+from cortexd.lifecycle.states import GOING, HELD, LOADS, State
 
 HOST = "cpu"  # the device whose memory holds what is parked
 MAY_STAY = 0.5  # of what a model holds on its devices; where more does when it is parked, it has not given it back
@@ -100,7 +100,7 @@ class View:
             coming=self.coming(),
             holdings=self.holdings(),
             queue=in_order(queued, self._policy.aging),
-            loads=sum(m.state in LOADS and m.spec.source != "synthetic" for m in self._models.values()),
+            loads=sum(m.state in LOADS and any(m.reserved.values()) for m in self._models.values()),
             parallel_loads=self._policy.parallel_loads,
         )
 
@@ -109,11 +109,7 @@ class View:
         found = [
             self._holding(model)
             for model in self._models.values()
-            if model.state in HELD
-            and model.spec.source != "synthetic"
-            and model.state is not State.UNLOADING
-            and model.settled
-            and model.state is not State.DRAINING
+            if model.state not in GOING and model.settled and any(model.holds().values())
         ]
         costs = self.ranking.costs({holding.name: holding.cost for holding in found})
         return [_ranked(holding, costs[holding.name]) for holding in found]
@@ -281,7 +277,7 @@ class View:
             stays: dict[str, int] = {}
             if model.state is State.PARKED and not model.settled:
                 stays = self.when_parked(model)
-            elif model.state is not State.UNLOADING and model.state is not State.DRAINING:
+            elif model.state not in GOING:
                 continue
             for device, count in model.holds().items():
                 if device in coming:
