@@ -7,16 +7,13 @@ from statistics import median_low
 from time import time
 from typing import Protocol
 
-import msgspec
-
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.lifecycle.use import Use
+from cortexd.moments import Moments
 
 _FIRST_HEADROOM = 1.10  # of an estimate that nothing was measured against
-_LEAST_HEADROOM, _MOST_HEADROOM = (
-    0.02,
-    0.3,
-)  # of the mean: one life unlike all others must not make a model too large for ever
+# Of the mean: one life unlike all others must not make a model too large for ever.
+_LEAST_HEADROOM, _MOST_HEADROOM = 0.02, 0.3
 _DEVIATIONS = 2.0
 _USUAL_RATE = 400e6  # bytes of weights per second, where no load was measured
 _USUAL_START = 0.2  # seconds
@@ -25,28 +22,10 @@ _FRESH = 1.0  # seconds for which a computed rate is good
 _RESUME = 0.25  # of a load, where no resume was measured
 
 
-class Statistic(msgspec.Struct):
-    """Count, mean and deviation of a measured quantity (Welford's recurrence)."""
-
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0  # sum of squared differences from the mean
-
-    def add(self, value: float) -> None:
-        self.count += 1
-        before = value - self.mean
-        self.mean += before / self.count
-        self.squares += before * (value - self.mean)
-
-    @property
-    def deviation(self) -> float:
-        return math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else 0.0
-
-    @property
-    def high(self) -> float:
-        """What the next value will hardly exceed: the less was seen of it, the further away."""
-        spread = max(_DEVIATIONS * self.deviation, _LEAST_HEADROOM * self.mean) * (1 + 2 / self.count)
-        return self.mean + min(spread, _MOST_HEADROOM * self.mean)
+def high(seen: Moments) -> float:
+    """What the next value will hardly exceed: the less was seen of it, the further away."""
+    spread = max(_DEVIATIONS * seen.deviation, _LEAST_HEADROOM * seen.mean) * (1 + 2 / seen.count)
+    return seen.mean + min(spread, _MOST_HEADROOM * seen.mean)
 
 
 class Recorder(Protocol):
@@ -68,14 +47,14 @@ class History:
         self._estimate = estimate
         self._record = record
         self._now = now
-        self._known: dict[tuple[str, str, str, str], Statistic] = {}
+        self._known: dict[tuple[str, str, str, str], Moments] = {}
         self._recent: dict[tuple[str, str, str, str], deque[float]] = {}
         self._uses: dict[str, Use] = {}
         self._rates: dict[str, tuple[float, float]] = {}  # when it was computed, and what
 
-    def recall(self, weights: str, strategy: str, what: str, device: str, statistic: Statistic) -> None:
+    def recall(self, weights: str, strategy: str, what: str, device: str, seen: Moments) -> None:
         """What an earlier daemon had learnt."""
-        self._known[weights, strategy, what, device] = statistic
+        self._known[weights, strategy, what, device] = seen
 
     def note_use(self, name: str) -> None:
         self._uses.setdefault(name, Use()).note(self._now())
@@ -98,7 +77,7 @@ class History:
 
     def note(self, spec: ModelSpec, what: str, device: str, value: float) -> None:
         key = (spec.weights or spec.name, spec.strategy, what, device)
-        self._known.setdefault(key, Statistic()).add(value)
+        self._known[key] = self._known.get(key, Moments()).including(value)
         self._recent.setdefault(key, deque(maxlen=_RECENT)).append(value)
         if self._record is not None:
             self._record(spec, what, device, value)
@@ -108,7 +87,7 @@ class History:
         needed: dict[str, int] = {}
         for device, estimate in self._estimate(spec).items():
             peak = self._get(spec, "peak_bytes", device)
-            needed[device] = round(peak.high if peak is not None else estimate * _FIRST_HEADROOM)
+            needed[device] = round(high(peak) if peak is not None else estimate * _FIRST_HEADROOM)
         return needed
 
     def load_seconds(self, spec: ModelSpec) -> float:
@@ -128,5 +107,5 @@ class History:
         measured = self._get(spec, what, "")
         return measured.mean if measured is not None else None
 
-    def _get(self, spec: ModelSpec, what: str, device: str) -> Statistic | None:
+    def _get(self, spec: ModelSpec, what: str, device: str) -> Moments | None:
         return self._known.get((spec.weights or spec.name, spec.strategy, what, device))

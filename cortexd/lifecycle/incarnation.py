@@ -17,7 +17,7 @@ class Gauge(Protocol):
     """Looks at processes and at the machine. Slow: called in a thread."""
 
     def measure(self, pids: list[int]) -> Usage:
-        """What these processes hold, and held at most."""
+        """What these processes hold."""
         ...
 
     def oom_kills(self) -> int:
@@ -119,12 +119,12 @@ class Incarnation:
     async def _watch(self) -> None:
         """Until the engine is of no more use: it has ended, or it does not answer any more."""
         ended = asyncio.ensure_future(self.engine.ended())
-        deadline = self._policy.ping_deadline
         try:
             while True:
                 await asyncio.wait([ended], timeout=self._policy.ping_interval)
                 if ended.done():
                     break
+                deadline = self._policy.ping_deadline
                 try:
                     async with asyncio.timeout(deadline):
                         await self.engine.ping()

@@ -14,8 +14,8 @@ class Priority(IntEnum):
     PREDICTED = 3
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """All times in seconds, all sizes in bytes."""
+class Policy(msgspec.Struct, kw_only=True):
+    """All times in seconds, all sizes in bytes. One object is shared, and read anew whenever it matters; see `adopt`."""
 
     keep_alive: float = 300.0  # from the end of the last use until a model leaves its device; negative: for ever
     parked_keep_alive: float = 3600.0  # from then until its worker ends
@@ -25,9 +25,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     max_wait: float = 30.0  # after which a queued model closes those that block it
     suspend_after: float = 5.0  # from then until generations that still run are suspended
     aging: float = 20.0  # a class of priority is worth so much waiting
-    residency_per_load: float = (
-        1.0  # a model is not evicted sooner after it became ready than so many times its load took,
-    )
+    # A model is not evicted sooner after it became ready than so many times its load took.
+    residency_per_load: float = 1.0
     max_residency: float = 30.0  # but never protected longer than this
     load_stall: float = 120.0  # without progress until a load is given up
     unload_grace: float = 5.0  # between asking a worker to end and ending it
@@ -35,3 +34,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     ping_interval: float = 10.0
     ping_deadline: float = 60.0  # without an answer until an engine counts as hung
     host_tier: int = 0  # most that parked models may hold of the host's memory
+
+    def adopt(self, other: "Policy") -> None:
+        """Take over every value, so that all who hold this policy see them."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(other, name))

@@ -3,29 +3,28 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cortexd.catalogue.spec import ModelSpec
-from cortexd.errors import CannotFit, LoadFailed, QueueFull, ShuttingDown, Unavailable
+from cortexd.errors import LoadFailed, QueueFull, ShuttingDown, Unavailable
 from cortexd.events import Event
 from cortexd.lifecycle import tidings as told
-from cortexd.lifecycle.admission import Await, Evict, Never, Start, Verdict, Wish, weighed
 from cortexd.lifecycle.clock import Clock, Timer
 from cortexd.lifecycle.deadlines import Due, due
 from cortexd.lifecycle.decisions import Decisions
 from cortexd.lifecycle.evictions import Evictions
 from cortexd.lifecycle.history import History
 from cortexd.lifecycle.lease import Lease
+from cortexd.lifecycle.load_queue import LoadQueue
 from cortexd.lifecycle.managed_model import Drain, ManagedModel
-from cortexd.lifecycle.planning import decide
 from cortexd.lifecycle.policy import Policy, Priority
+from cortexd.lifecycle.roster import Roster
 from cortexd.lifecycle.states import HELD, LOADS, State
 from cortexd.lifecycle.transitions import MakeRun, Transitions
 from cortexd.lifecycle.view import ModelStatus, View
 
 _MOST_ROUNDS = 10_000  # of settling; more would be a circle
 _TOLD_SOON = 5.0  # seconds within which an engine that was found dead has told of its end
-_PATIENCE = 10.0  # seconds after which it may be worth asking again for memory that other programs hold
 
 
 class Supervisor:
@@ -53,11 +52,12 @@ class Supervisor:
         self.decisions = Decisions(self.view.memory)
         self.transitions = Transitions(make_run, self._hear, policy, history, self.view, self.decisions)
         self._evictions = Evictions(self.models, policy, self.view, self.transitions, self.decisions)
+        self._queue = LoadQueue(self.models, self.view, self.transitions, self._evictions, self.decisions)
+        self._roster = Roster(self.models, self.transitions, self.decisions, publish, clock.time)
         self._clock = clock
         self._now = clock.time
         self._publish = publish
         self._on_bug = on_bug
-        self._names: dict[str, ManagedModel] = {}
         self._timer: Timer | None = None
         self._settling = self._unsettled = False
         self._closing = False
@@ -83,7 +83,7 @@ class Supervisor:
             raise ShuttingDown
         if priority is Priority.REQUEST:
             self.on_asked(spec.name)
-        model = self.manage(spec)
+        model = self._roster.manage(spec)
         lease = Lease(owner, self._now(), lambda: self.view.progress(model), priority, keep_alive)
         try:
             self._seat(model, lease)
@@ -94,23 +94,7 @@ class Supervisor:
 
     def manage(self, spec: ModelSpec) -> ManagedModel:
         """The model of this spec; another one that went by this name is replaced, and goes when it is left."""
-        model = self.models.get(spec.hash)
-        if model is None:
-            publish = self._publish if spec.source != "synthetic" else _nobody
-            model = self.models[spec.hash] = ManagedModel(spec, publish, self._now)
-        before = self._names.get(spec.name)
-        if before is not None and before is not model:
-            model.pinned |= before.pinned
-            self._retire(before, spec.name, "its configuration has changed")
-        if not model.names and model.state is State.DRAINING and not model.suspending:
-            self.transitions.reopen(model)
-        self._names[spec.name] = model
-        model.names[spec.name] = spec
-        if model.spec.name == spec.name or model.spec.name not in model.names:
-            model.spec = spec  # what can change live has its effect from now on
-        elif before is not model:
-            self.decisions.note("share", model, f"{spec.name} is the same as {model.spec.name} and shares its worker")
-        return model
+        return self._roster.manage(spec)
 
     def has_died(self, spec: ModelSpec, incarnation: int) -> bool:
         """Whether this incarnation, which somebody has found dead, has ended by itself, and not by order.
@@ -126,8 +110,7 @@ class Supervisor:
 
     def in_memory(self, name: str) -> ModelSpec | None:
         """What goes by this name and has a worker, though its file may be damaged by now."""
-        model = self._names.get(name)
-        return model.names[name] if model is not None and model.state in HELD else None
+        return self._roster.in_memory(name)
 
     def status(self, spec: ModelSpec) -> ModelStatus:
         """What is to be seen of this model; one that nobody has asked for yet is cold."""
@@ -136,12 +119,17 @@ class Supervisor:
 
     def reconcile(self, specs: Sequence[ModelSpec]) -> None:
         """What these specs do not name any more goes when it is left; what they have changed is loaded anew when next asked for."""
-        current = {spec.name: spec.hash for spec in specs}
-        damaged = {spec.name for spec in specs if spec.problem is not None}
-        for name, model in tuple(self._names.items()):
-            unreadable = name in damaged and model.state in HELD  # half copied, perhaps: better the old one than none
-            if current.get(name) != model.key and not unreadable and model.spec.source != "synthetic":
-                self._retire(model, name, "its configuration has changed" if name in current else "it was removed")
+        self._roster.reconcile(specs)
+        self.settle()
+
+    def adopt(self, policy: Policy) -> None:
+        """From now on these are the rules; what has begun under the old ones keeps only the deadlines it was given."""
+        self.policy.adopt(policy)
+        self.settle()
+
+    def set_ceilings(self, ceilings: Mapping[str, int]) -> None:
+        """Bytes by device; a device that is not named keeps its own. Where more is held, idle models go until it is not."""
+        self.view.ceilings.update(ceilings)
         self.settle()
 
     def _seat(self, model: ManagedModel, lease: Lease) -> None:
@@ -156,9 +144,7 @@ class Supervisor:
                 raise model.refusal()
             model.move_to(State.COLD, "may be tried again")
         if model.state is State.COLD:
-            if (never := self.view.never_fits(model)) is not None:
-                self._refused(model, never, self.view.wish(model), lease.owner)
-                raise _refusal(never)
+            self._queue.check(model, lease.owner)
             self.transitions.enqueue(model, lease.owner)
         elif model.state is State.PARKED and not model.wanted:
             model.wanted_since = self._now()
@@ -184,19 +170,6 @@ class Supervisor:
         if not model.wanted:
             model.left_at = self._now()
         self.settle()
-
-    def _retire(self, model: ManagedModel, name: str, reason: str) -> None:
-        """It does not go by this name any more; without any, it goes when it is left."""
-        del model.names[name], self._names[name]
-        if model.names:
-            if model.spec.name == name:  # whoever shares it gives it its name
-                model.spec = next(iter(model.names.values()))
-        elif model.state in (State.READY, State.DRAINING):
-            self.transitions.drain(model, Drain(reason))
-        elif model.state not in LOADS:  # what lies at its path now is something else
-            error = Unavailable(f"{name} has changed; ask again.", retry_after=1.0)
-            model.lose_suspended(error)
-            model.refuse_waiters(lambda: error)
 
     # What incarnations tell
 
@@ -307,42 +280,15 @@ class Supervisor:
                 step.kill_again(model)
 
     def _serve_queue(self) -> float:
-        """Act on the verdicts up to the first that changes something; the next moment at which time alone may change one."""
+        """Make what room there must be and act on the verdicts; the next moment at which time alone may change one."""
         if self._closing:
             return math.inf
-        for model in tuple(self.models.values()):
-            if (key := model.draining_for) and not (key in self.models and self.view.waits_for_load(self.models[key])):
-                self._unsettled = True
-                self.transitions.reopen(model)
-        self._unsettled |= self._evictions.relieve_all()
+        self._unsettled = self._queue.reopen_spared() or self._unsettled
+        self._unsettled = self._evictions.relieve_all() or self._unsettled
         if not any(self.view.waits_for_load(model) for model in self.models.values()):
             return math.inf
-        for wish, verdict in decide(self.view.world()):
-            self._obey(self.models[wish.key], wish, verdict)
+        self._unsettled = self._queue.serve() or self._unsettled
         return self.view.next_change()
-
-    def _obey(self, model: ManagedModel, wish: Wish, verdict: Verdict) -> None:
-        match verdict:
-            case Start():
-                self._unsettled = True
-                self.transitions.begin_load(model)
-            case Evict():
-                self._unsettled = True
-                self._evictions.make_room(model, wish, verdict)
-            case Never(_, _):
-                self._unsettled = True
-                self._refused(model, verdict, wish, None)
-                model.refuse_waiters(lambda: _refusal(verdict))
-                model.lose_suspended(_refusal(verdict))
-            case Await(reason):
-                if model.told_to_wait != model.wanted_since:
-                    model.told_to_wait = model.wanted_since
-                    waits, shown = f"{wish.name} waits: {reason}", weighed(self.view.holdings())
-                    self.decisions.note("queue", model, waits, weighed=shown, needed=wish.needed)
-
-    def _refused(self, model: ManagedModel, never: Never, wish: Wish, owner: str | None) -> None:
-        shown = weighed(self.view.holdings())
-        self.decisions.note("refuse", model, never.reason, owner=owner, weighed=shown, needed=wish.needed)
 
     def note_foreign(self, device: str, count: int) -> None:
         """So many bytes of the ceiling are used by other programs."""
@@ -396,13 +342,3 @@ class Supervisor:
             elif model.state in HELD:
                 self.transitions.unload(model, "shutting down, and its time is over", grace=0.0)
         self.settle()
-
-
-def _nobody(event: Event) -> None:
-    """Who is told of the synthetic model."""
-
-
-def _refusal(never: Never) -> Unavailable | CannotFit:
-    if never.passing:
-        return Unavailable(f"{never.reason}.", retry_after=_PATIENCE)
-    return CannotFit(f"{never.reason}.")

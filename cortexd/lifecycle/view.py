@@ -56,8 +56,8 @@ class View:
         ceilings: Mapping[str, int],
         now: Callable[[], float],
     ) -> None:
-        self.ceilings = dict(ceilings)
-        self.foreign: dict[str, int] = dict.fromkeys(ceilings, 0)  # what others use of a ceiling
+        self.ceilings = dict(ceilings)  # bytes by device; others hold it, and it is changed in place
+        self.foreign: dict[str, int] = {}  # what others use of a ceiling, where they do
         self.ranking = Ranking(self.ceilings, history.rate)
         self._models = models
         self._policy = policy
@@ -80,7 +80,7 @@ class View:
                 resident=resident[device],
                 reserved=reserved[device],
                 debt=debt[device],
-                foreign=self.foreign[device],
+                foreign=self.foreign.get(device, 0),
             )
             for device, ceiling in self.ceilings.items()
         }

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cortexd.checkpoints.identity import identity_of
 from cortexd.checkpoints.shape import ModelShape
 from cortexd.rwkv.checkpoint import Checkpoint, ReportBytes
 from cortexd.rwkv.kept_weights import KeptWeights
@@ -45,7 +46,7 @@ def open_weights(path: Path, strategy: str, cache: WeightsCache | None, report: 
         if cache is not None:
             made = prepare(checkpoint, chosen.dtype)
             fresh = cache.keep(
-                identity, chosen.dtype, checkpoint.shape, made, _files(path), _to_be_kept(checkpoint.shape, chosen)
+                identity, chosen.dtype, checkpoint.shape, made, path, _to_be_kept(checkpoint.shape, chosen)
             )
             if fresh is not None:
                 return Weights(checkpoint.shape, chosen, fresh.tensors(), fresh=fresh)
@@ -54,26 +55,15 @@ def open_weights(path: Path, strategy: str, cache: WeightsCache | None, report: 
 
 def weights_identity(path: Path) -> str:
     """Changes when the bytes of the checkpoint do, or their place on the disk."""
-    found: list[str] = []
-    for file in _files(path):
-        try:
-            stat = file.stat()
-        except OSError:  # whoever opens it will say so
-            continue
-        found.append(f"{file}:{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}")
-    return ";".join(found)
+    try:
+        return f"{path}:{identity_of(path)}"
+    except OSError:  # whoever opens it will say so
+        return f"{path}:"
 
 
 def _to_be_kept(shape: ModelShape, chosen: Strategy) -> int:
     """About how many bytes; where the file has the right numbers, it holds nearly all itself."""
     return 0 if chosen.is_stored_as(shape.dtype) else shape.parameters * chosen.dtype.itemsize
-
-
-def _files(path: Path) -> list[Path]:
-    try:
-        return sorted(path.iterdir()) if path.is_dir() else [path]
-    except OSError:  # whoever opens it will say so
-        return [path]
 
 
 def _find(cache: WeightsCache, identity: str, strategy: str) -> tuple[KeptWeights, Strategy] | None:

@@ -13,6 +13,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from cortexd.checkpoints.identity import files_of
 from cortexd.checkpoints.shape import ModelShape
 from cortexd.rwkv.kept_weights import KeptWeights, write_weights
 from cortexd.rwkv.prepare import FORMAT
@@ -47,10 +48,10 @@ class WeightsCache:
         dtype: torch.dtype,
         shape: ModelShape,
         tensors: Iterable[tuple[str, Tensor]],
-        files: Iterable[Path],
+        checkpoint: Path,
         expected: int = 0,
     ) -> KeptWeights | None:
-        """Write `tensors` as they come, but for those that lie in the checkpoint's own `files`; None where it cannot be done.
+        """Write `tensors` as they come, but for those that lie in a file of `checkpoint`; None where it cannot be done.
 
         `expected` bytes must have room before one of them is made. Nobody finds them before they are published.
         """
@@ -62,8 +63,9 @@ class WeightsCache:
                 self._sweep()
                 if expected > (room := self._room()):
                     return None
+                own = frozenset(str(file.resolve()) for file in files_of(checkpoint))
                 with open(part, "wb", buffering=0, opener=_private) as file:
-                    write_weights(file, shape, tensors, frozenset(str(own.resolve()) for own in files), room)
+                    write_weights(file, shape, tensors, own, room)
                 kept = KeptWeights(part)
             finally:
                 if kept is None:

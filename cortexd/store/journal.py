@@ -1,16 +1,16 @@
 """The decision journal: what the supervisor decided, and why."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, select
 
 from cortexd.events import Decided
 from cortexd.store import tables
 from cortexd.store.database import Database
-from cortexd.store.write_behind import Bug, WriteBehind
+from cortexd.store.numbered import NumberedRows
+from cortexd.store.write_behind import Bug
 
 _KEPT = 100_000  # rows
 
@@ -61,24 +61,15 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         return conditions
 
 
-class Journal(WriteBehind[JournalRow]):
+class Journal(NumberedRows[JournalRow]):
     """The last `keep` decisions. `note` is a listener's work: it returns at once, and no failure reaches it."""
 
     def __init__(self, database: Database, bug: Bug, keep: int = _KEPT) -> None:
-        super().__init__("journal", database, bug)
-        self._keep = keep
-        self._last_id: int | None = None
-
-    async def start(self) -> None:
-        """To be awaited before anything is noted. Raises StoreFailed."""
-        async with self._database.reading() as connection:
-            self._last_id = (await connection.execute(select(func.max(tables.journal.c.id)))).scalar() or 0
+        super().__init__(tables.journal, database, bug, keep)
 
     def note(self, decided: Decided) -> None:
-        assert self._last_id is not None, "a journal is started before it is used"
-        self._last_id += 1
         row = JournalRow(
-            id=self._last_id,
+            id=self._next_id(),
             at=decided.at,
             kind=decided.kind,
             model=decided.model,
@@ -112,14 +103,9 @@ class Journal(WriteBehind[JournalRow]):
                 found[row["id"]] = _from_table(dict(row))
         return [found[id] for id in sorted(found, reverse=True)[:limit]]
 
-    async def _write(self, connection: AsyncConnection, rows: Sequence[JournalRow]) -> None:
-        await connection.execute(tables.upsert(tables.journal), [_to_table(row) for row in rows])
-        await connection.execute(delete(tables.journal).where(tables.journal.c.id <= rows[-1].id - self._keep))
-
-
-def _to_table(row: JournalRow) -> dict[str, Any]:
-    texts = {"weighed": bytes(row.weighed).decode(), "memory": bytes(row.memory).decode()}
-    return msgspec.structs.asdict(row) | texts
+    def _columns(self, row: JournalRow) -> dict[str, Any]:
+        texts = {"weighed": bytes(row.weighed).decode(), "memory": bytes(row.memory).decode()}
+        return msgspec.structs.asdict(row) | texts
 
 
 def _from_table(columns: dict[str, Any]) -> JournalRow:

@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from cortexd.moments import Moments
 from cortexd.store import tables
 from cortexd.store.database import Database
 from cortexd.store.write_behind import Bug, WriteBehind
@@ -21,25 +22,7 @@ class Key(NamedTuple):
     device: str
 
 
-class Measured(msgspec.Struct, frozen=True):
-    """Count, mean and spread of one quantity, in the quantity's unit, by Welford's recurrence."""
-
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0  # sum of the squared distances from the mean
-
-    def including(self, value: float) -> "Measured":
-        count = self.count + 1
-        mean = self.mean + (value - self.mean) / count
-        return Measured(count, mean, self.squares + (value - self.mean) * (value - mean))
-
-    @property
-    def deviation(self) -> float:
-        """The standard deviation of one value, estimated from a sample; 0 where there is but one."""
-        return math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else 0.0
-
-
-Quantities = dict[str, Measured]  # "load_seconds", "peak_bytes", …
+Quantities = dict[str, Moments]  # "load_seconds", "peak_bytes", …
 _Row = tuple[Table, dict[str, Any]]  # where it belongs, and its columns
 
 
@@ -56,7 +39,7 @@ class Measurements(WriteBehind[_Row]):
         async with self._database.reading() as connection:
             for row in (await connection.execute(select(tables.measurement))).mappings():
                 quantities = self._known.setdefault(Key(row["weights"], row["strategy"], row["device"]), {})
-                quantities[row["what"]] = Measured(row["count"], row["mean"], row["squares"])
+                quantities[row["what"]] = Moments(row["count"], row["mean"], row["squares"])
         return {key: dict(quantities) for key, quantities in self._known.items()}
 
     def record(self, key: Key, what: str, value: float) -> None:
@@ -64,7 +47,7 @@ class Measurements(WriteBehind[_Row]):
         assert self._known is not None, "measurements are loaded before they are added to"
         assert math.isfinite(value), f"{what} is measured, and finite"
         quantities = self._known.setdefault(key, {})
-        quantities[what] = measured = quantities.get(what, Measured()).including(value)
+        quantities[what] = measured = quantities.get(what, Moments()).including(value)
         row = {**key._asdict(), "what": what, **msgspec.structs.asdict(measured)}
         self._put((key, what), (tables.measurement, row))
 

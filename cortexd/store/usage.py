@@ -1,14 +1,14 @@
 """The requests that were served: what `cortexd simulate` replays."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import msgspec
-from sqlalchemy import delete, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import select
 
 from cortexd.store import tables
 from cortexd.store.database import Database
-from cortexd.store.write_behind import Bug, WriteBehind
+from cortexd.store.numbered import NumberedRows
+from cortexd.store.write_behind import Bug
 
 _KEPT = 200_000  # rows
 
@@ -23,24 +23,15 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     service: float  # seconds from then until its answer was complete
 
 
-class Usage(WriteBehind[UsageRow]):
+class Usage(NumberedRows[UsageRow]):
     """The last `keep` requests. `note` is a listener's work: it returns at once, and no failure reaches it."""
 
     def __init__(self, database: Database, bug: Bug, keep: int = _KEPT) -> None:
-        super().__init__("usage", database, bug)
-        self._keep = keep
-        self._last_id: int | None = None
-
-    async def start(self) -> None:
-        """To be awaited before anything is noted. Raises StoreFailed."""
-        async with self._database.reading() as connection:
-            self._last_id = (await connection.execute(select(func.max(tables.usage.c.id)))).scalar() or 0
+        super().__init__(tables.usage, database, bug, keep)
 
     def note(self, at: float, model: str, waited: float, service: float) -> None:
         """`at` in seconds since the epoch, the others in seconds, as in `UsageRow`."""
-        assert self._last_id is not None, "usage is started before it is noted"
-        self._last_id += 1
-        row = UsageRow(id=self._last_id, at=at, model=model, waited=waited, service=service)
+        row = UsageRow(id=self._next_id(), at=at, model=model, waited=waited, service=service)
         self._put(row.id, row)
 
     async def read(self, since: float | None = None) -> list[UsageRow]:
@@ -56,6 +47,5 @@ class Usage(WriteBehind[UsageRow]):
         asked = (row for row in found.values() if since is None or row.at >= since)
         return sorted(asked, key=lambda row: (row.at, row.id))
 
-    async def _write(self, connection: AsyncConnection, rows: Sequence[UsageRow]) -> None:
-        await connection.execute(tables.upsert(tables.usage), [msgspec.structs.asdict(row) for row in rows])
-        await connection.execute(delete(tables.usage).where(tables.usage.c.id <= rows[-1].id - self._keep))
+    def _columns(self, row: UsageRow) -> dict[str, Any]:
+        return msgspec.structs.asdict(row)

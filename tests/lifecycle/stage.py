@@ -21,6 +21,7 @@ from cortexd.lifecycle.states import HELD, LEGAL, LOADS, State
 from cortexd.lifecycle.supervisor import Supervisor
 
 DEVICES = ("cuda:0", "cpu")
+ONE = {"cuda:0": 100, "cpu": 100}  # ceilings, of a machine with one GPU
 PARKED_BYTES = 5
 FACTS = EngineFacts(
     description="staged", context=1000, loaded_bytes=1, parks=True, parked_bytes=PARKED_BYTES, suspends=True
@@ -362,6 +363,20 @@ class Stage:
             ):
                 assert not model.leases
                 assert not pinned(model)
+
+
+def serve(stage: Stage, spec: ModelSpec, seconds: float = 0.5) -> Lease:
+    """A request from beginning to end."""
+    lease = stage.ask(spec)
+    assert lease is not None
+    while not lease.settled:
+        assert stage.clock.step()
+        stage.check()
+    assert stage.granted(lease)
+    stage.clock.pass_time(seconds)
+    stage.leave(lease)
+    stage.check()
+    return lease
 
 
 def in_loads(stage: Stage) -> int:

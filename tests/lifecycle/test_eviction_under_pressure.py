@@ -1,31 +1,12 @@
 """Models that compete for memory: what goes, what waits, and for how long. Under a virtual clock."""
 
-import msgspec
 import pytest
 
-from cortexd.catalogue.spec import ModelSpec
-from cortexd.errors import CannotFit, Conflict, Unavailable
-from cortexd.lifecycle.lease import Lease
+from cortexd.errors import CannotFit, Unavailable
 from cortexd.lifecycle.policy import Priority
 from cortexd.lifecycle.states import State
 from cortexd.lifecycle.tidings import Measured
-from tests.lifecycle.stage import Stage
-
-ONE = {"cuda:0": 100, "cpu": 100}
-
-
-def serve(stage: Stage, spec: ModelSpec, seconds: float = 0.5) -> Lease:
-    """A request from beginning to end."""
-    lease = stage.ask(spec)
-    assert lease is not None
-    while not lease.settled:
-        assert stage.clock.step()
-        stage.check()
-    assert stage.granted(lease)
-    stage.clock.pass_time(seconds)
-    stage.leave(lease)
-    stage.check()
-    return lease
+from tests.lifecycle.stage import ONE, Stage, serve
 
 
 def test_an_idle_model_goes_for_one_that_is_asked_for():
@@ -132,17 +113,6 @@ def test_a_pinned_model_is_never_evicted_and_what_needs_its_memory_is_refused():
         stage.supervisor.lease(swan, owner="request")
     stage.clock.pass_time(10_000)
     assert stage.state(goose) is State.READY
-    stage.close()
-
-
-def test_a_pin_that_cannot_be_kept_is_refused_with_the_arithmetic():
-    stage = Stage(ONE)
-    goose, swan = stage.model("goose", cuda=60), stage.model("swan", cuda=50)
-    stage.administration.pin(goose)
-    with pytest.raises(CannotFit, match=r"pinned are goose"):
-        stage.administration.pin(swan)
-    stage.administration.unpin(goose)
-    stage.administration.pin(swan)
     stage.close()
 
 
@@ -357,65 +327,4 @@ def test_memory_that_other_programs_take_lets_idle_models_go_and_is_told_to_who_
     with pytest.raises(Unavailable, match="other programs"):
         waiting._granted()
     stage.leave(waiting)
-    stage.close()
-
-
-def test_an_administrator_may_unload_by_force_but_is_told_who_waits():
-    stage = Stage(ONE)
-    goose = stage.model("goose", cuda=40, seconds=10)
-    waiting = stage.ask(goose)
-    with pytest.raises(Conflict, match="1 requests wait"):
-        stage.administration.unload(goose, force=False)
-    stage.administration.unload(goose, force=True)
-    stage.clock.pass_time(1)
-    assert waiting.settled
-    assert not stage.granted(waiting)
-    assert stage.state(goose) is State.COLD
-    stage.leave(waiting)
-    stage.close()
-
-
-def test_a_plan_says_what_would_happen_and_changes_nothing():
-    stage = Stage(ONE, host_tier=0)
-    goose, swan = stage.model("goose", cuda=80), stage.model("swan", cuda=70)
-    serve(stage, goose, seconds=5)
-    plan = stage.administration.plan(swan)
-    assert [(step.does, step.model) for step in plan.steps] == [("evict", "goose"), ("load", "swan")]
-    assert plan.needed["cuda:0"] == 77
-    assert stage.state(goose) is State.READY
-    assert swan.hash not in stage.supervisor.models
-    assert [step.does for step in stage.administration.plan(goose).steps] == ["nothing"]
-    stage.close()
-
-
-def test_an_unchanged_model_never_notices_a_reload():
-    stage = Stage(ONE)
-    goose, swan = stage.model("goose", cuda=30), stage.model("swan", cuda=30)
-    held, other = stage.ask(goose), stage.ask(swan)
-    stage.clock.pass_time(5)
-    stage.supervisor.reconcile([goose, stage.model("swan", cuda=30, version=2)])
-    assert stage.state(goose) is State.READY
-    assert stage.state(swan) is State.DRAINING
-    stage.check()
-    stage.leave(other)
-    stage.clock.pass_time(70)
-    assert swan.hash not in stage.supervisor.models
-    assert stage.state(goose) is State.READY
-    stage.leave(held)
-    stage.close()
-
-
-def test_two_names_of_the_same_weights_share_a_worker():
-    stage = Stage(ONE)
-    goose = stage.model("goose", cuda=60)
-    twin = msgspec.structs.replace(goose, name="twin")
-    first, second = stage.ask(goose), stage.ask(twin)
-    stage.clock.pass_time(5)
-    assert first.engine is second.engine
-    assert len(stage.runs) == 1
-    stage.supervisor.reconcile([twin])
-    stage.check()
-    assert stage.state(twin) is State.READY
-    stage.leave(first)
-    stage.leave(second)
     stage.close()

@@ -1,41 +1,24 @@
 """What is learnt of models, and how much the next load is expected to take."""
 
-import statistics
-
-import hypothesis.strategies as st
 import pytest
-from hypothesis import given
 
 from cortexd.catalogue.spec import ModelSpec
-from cortexd.lifecycle.history import History, Statistic
+from cortexd.lifecycle.history import History, high
+from cortexd.moments import Moments
+from tests.test_moments import moments_of
 
 GOOSE = ModelSpec(name="goose", source="file", path="/goose", weights="1", size=400_000_000)
 
 
-@given(st.lists(st.floats(0, 1e12), min_size=2, max_size=50))
-def test_mean_and_deviation_are_those_of_the_values(values: list[float]):
-    statistic = Statistic()
-    for value in values:
-        statistic.add(value)
-    assert statistic.mean == pytest.approx(statistics.fmean(values), rel=1e-9, abs=1e-6)
-    assert statistic.deviation == pytest.approx(statistics.stdev(values), rel=1e-6, abs=1e-3)
-
-
 def test_headroom_shrinks_with_evidence():
-    few, many = Statistic(), Statistic()
-    for value in (100.0, 104.0):
-        few.add(value)
-    for value in (100.0, 104.0) * 20:
-        many.add(value)
-    assert many.high < few.high
-    assert many.high > 104
+    few, many = moments_of(100.0, 104.0), moments_of(*(100.0, 104.0) * 20)
+    assert high(many) < high(few)
+    assert high(many) > 104
 
 
 def test_one_life_unlike_all_others_does_not_make_a_model_too_large_for_ever():
-    statistic = Statistic()
-    for value in (100.0, 900.0, 100.0):
-        statistic.add(value)
-    assert statistic.high <= 1.3 * statistic.mean
+    moments = moments_of(100.0, 900.0, 100.0)
+    assert high(moments) <= 1.3 * moments.mean
 
 
 def test_before_anything_was_measured_the_estimate_counts_with_headroom():
@@ -58,8 +41,8 @@ def test_what_was_measured_counts_from_then_on_and_is_told_to_who_keeps_it():
 
 def test_what_an_earlier_daemon_had_learnt_counts():
     history = History(lambda _: {"cpu": 1000})
-    history.recall("1", "auto", "peak_bytes", "cpu", Statistic(50, 600.0, 0.0))
-    history.recall("1", "auto", "load_seconds", "", Statistic(50, 7.0, 0.0))
+    history.recall("1", "auto", "peak_bytes", "cpu", Moments(50, 600.0, 0.0))
+    history.recall("1", "auto", "load_seconds", "", Moments(50, 7.0, 0.0))
     assert history.expected(GOOSE)["cpu"] == pytest.approx(612, abs=2)
     assert history.load_seconds(GOOSE) == 7.0
 

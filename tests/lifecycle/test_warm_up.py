@@ -15,7 +15,7 @@ from cortexd.lifecycle.lease import Lease, LoadStatus
 from cortexd.lifecycle.policy import Priority
 from cortexd.lifecycle.prediction import Predictor
 from cortexd.lifecycle.warm_up import WarmUp
-from tests.fakes import FakeEngine, Script
+from tests.fake_engine import FakeEngine, Script
 
 HOUR, DAY = 3600.0, 86400.0
 

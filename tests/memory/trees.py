@@ -47,11 +47,11 @@ def group_v1(path: str, limit: int, used: int = 0, *, cache: int = 0) -> dict[st
     }
 
 
-def process(pid: int, *, pss: int | None, file: int = 0, rss_pages: int = 0, peak: int = 0) -> dict[str, str]:
+def process(pid: int, *, pss: int | None, file: int = 0, rss_pages: int = 0) -> dict[str, str]:
     """Sizes in kB, as the kernel writes them; no `pss`: a process whose page tables are closed to us."""
     rollup = f"55a2ef629000-7fff59f22000 ---p 00000000 00:00 0   [rollup]\nRss: 9999 kB\nPss: {pss} kB\nPss_File: {file} kB\n"
     files = {
         f"proc/{pid}/statm": f"99999 {rss_pages} 5 1 0 9 0\n",
-        f"proc/{pid}/status": f"Name:\tpython\nVmHWM:\t{peak} kB\nRssFile:\t{file} kB\nThreads:\t3\n",
+        f"proc/{pid}/status": f"Name:\tpython\nRssFile:\t{file} kB\nThreads:\t3\n",
     }
     return files if pss is None else files | {f"proc/{pid}/smaps_rollup": rollup}
