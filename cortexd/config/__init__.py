@@ -2,6 +2,7 @@
 
 from cortexd.config.canonical import canonical, content_hash
 from cortexd.config.document import (
+    Alias,
     Document,
     Engine,
     Lifecycle,
@@ -19,8 +20,10 @@ from cortexd.config.inheritance import effective
 from cortexd.config.paths import Paths, default_paths, usual_file
 from cortexd.config.reading import Reading, load_settings, read_settings, settings_from_document
 from cortexd.config.secret import Secret
+from cortexd.config.sources import Sources
 
 __all__ = [
+    "Alias",
     "Document",
     "Engine",
     "Lifecycle",
@@ -36,6 +39,7 @@ __all__ = [
     "Secret",
     "Server",
     "Settings",
+    "Sources",
     "canonical",
     "content_hash",
     "default_paths",

@@ -11,12 +11,14 @@ import msgspec
 
 from cortexd.config.document import Document
 from cortexd.config.keys import Member, keys, members
+from cortexd.config.naming import model_of
 from cortexd.config.positions import KeyPath
 from cortexd.config.toml_text import key_literal, literal
 from cortexd.durations import seconds_of
 from cortexd.errors import InvalidConfiguration
 from cortexd.sizes import bytes_of
 
+_MOST_PROBLEMS = 100  # after which no further key is looked at
 _LONGEST = 60  # characters of a wrong value that are shown
 _BEYOND = 2**64  # what is as large is not even written: Python refuses to, from some thousands of digits on
 
@@ -49,6 +51,8 @@ class Checked:
         content = cast("dict[str, Any]", body)
         known = {member.name: member for member in members(section)}
         for name, value in content.items():
+            if len(self.problems) >= _MOST_PROBLEMS:
+                return
             if name in known:
                 self._member(known[name], value, (*path, name))
             else:
@@ -74,13 +78,26 @@ class Checked:
             self._section(member.section, value, path)
 
     def _key(self, member: Member, value: Any, path: KeyPath) -> None:
+        read = _of_text(member, value) if self._text and isinstance(value, str) else value
+        before = len(self.problems)
+        if member.table is not None and isinstance(read, dict):
+            key, inner = member.table
+            entries = [(name, one, (*path, name)) for name, one in cast("dict[str, Any]", read).items()]
+            taken = {self._taken(key, name, name, at): self._taken(inner, one, one, at) for name, one, at in entries}
+        else:
+            taken = self._taken(member, read, value, path)
+        if len(self.problems) == before:
+            self.values[path] = taken
+
+    def _taken(self, member: Member, value: Any, written: Any, path: KeyPath) -> Any:
+        """The value as it is kept; None where it is wrong, which is said of it as it was written."""
         try:
-            self.values[path] = _converted(member, value, named(path), text=self._text)
+            return _converted(member, value, named(path), text=self._text)
         except InvalidConfiguration as error:
             self._say(path, error.message)
         except (ValueError, msgspec.ValidationError) as error:
             # A secret that was written in clear is not repeated.
-            shown = "this" if member.secret else _shown(value)
+            shown = "this" if member.secret else _shown(written)
             hint = f"; {member.hint}" if member.hint else ""
             self._wrong(path, f"{shown} is not {member.allowed}{hint}" if member.allowed else str(error))
 
@@ -108,8 +125,6 @@ def named(path: KeyPath) -> str:
 
 def _converted(member: Member, value: Any, name: str, *, text: bool) -> Any:
     """Raises ValueError, msgspec.ValidationError; InvalidConfiguration with a sentence of its own."""
-    if text and isinstance(value, str):
-        value = _of_text(member, value)
     if member.unit == "s" and isinstance(value, str):
         value = seconds_of(value)
     elif member.unit == "size":
@@ -119,16 +134,30 @@ def _converted(member: Member, value: Any, name: str, *, text: bool) -> Any:
         if not math.isfinite(converted):
             raise ValueError("not a finite number")
         converted += 0.0  # -0.0 and 0.0 are equal, and are to look so
+    if any("\0" in one for one in _texts(converted)):
+        raise ValueError("no text for a file or a process")
+    if member.unit == "target" and isinstance(converted, str):
+        model_of(converted)
     return converted
+
+
+def _texts(value: Any) -> list[str]:
+    items = cast("Sequence[Any]", value) if isinstance(value, list | tuple) else (value,)
+    return [item for item in items if isinstance(item, str)]
 
 
 def _of_text(member: Member, text: str) -> Any:
     """What is no single value is written as in TOML, a list also without brackets."""
     is_list = member.allowed.startswith("a list")
-    if not is_list and not member.secret:
+    if not (is_list or member.secret or member.table):
         return text
     if text.startswith(("[", "{")):
-        return tomllib.loads(f"value = {text}")["value"]
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except ValueError:
+            return text  # which is nothing that may stand here
+    if not is_list:
+        return text
     separator = os.pathsep if member.unit == "path" else ","
     return [part.strip() for part in text.split(separator) if part.strip()]
 

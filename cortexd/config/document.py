@@ -10,6 +10,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from cortexd.config.naming import TARGET
+
 DAEMON = Meta(extra={"restart": "daemon"})  # a change takes effect at the next start
 MODEL = Meta(extra={"restart": "model"})  # at the next load
 
@@ -19,6 +21,9 @@ Seconds = Annotated[Duration, Meta(ge=0)]
 Patience = Annotated[Duration, Meta(gt=0)]
 Size = Annotated[str, Meta(extra={"unit": "size"})]  # written "12 GB", "70 %", "auto", or as a number of bytes
 Threads = Annotated[int, Meta(ge=0, le=1024)]
+# Not as `pattern`, with which msgspec 0.22 crashes where a table may stand in its place.
+Target = Annotated[str, Meta(extra={"unit": "target"}, extra_json_schema={"pattern": f"^{TARGET}$"})]
+Weight = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 Strategy = Annotated[str, Meta(description='Where and in what precision a model computes, such as "cpu bf16".'), MODEL]
 Concurrency = Annotated[int, Meta(ge=1, le=1024, description="Sequences in one batch."), MODEL]
@@ -188,8 +193,35 @@ class Model(Document, frozen=True):
     ] = None
     pin: Annotated[bool, Meta(description="Never evict it, nor let it expire.")] = False
     preload: Annotated[bool, Meta(description="Load it when the daemon starts."), DAEMON] = False
+    state: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=256)] | None,
+        Meta(
+            description="The state-tuned initial state it starts from: a name, or name@version.",
+            examples=["poet"],
+        ),
+    ] = None
     sampling: ModelSampling = ModelSampling()
     limits: ModelLimits = ModelLimits()
+
+
+class Alias(Document, frozen=True):
+    """A name that leads to a model, to one as an earlier version of the configuration had it, or to several by weight."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128, description="What requests call it.", examples=["chat"])]
+    to: Annotated[
+        Target | dict[Target, Weight],
+        Meta(
+            description="The model, or each with its share of the sessions; `@` and a version: as that version had it.",
+            examples=[{"goose@2": 95, "goose@3": 5}],
+            extra={"unit": "target"},
+        ),
+    ]
+    revert: Annotated[bool, Meta(description="Take a target away that does worse than the heaviest one.")] = True
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """By target; one that is alone has all."""
+        return {self.to: 1.0} if isinstance(self.to, str) else self.to
 
 
 class Settings(Document, frozen=True):
@@ -203,3 +235,4 @@ class Settings(Document, frozen=True):
     sampling: Sampling = Sampling()
     limits: Limits = Limits()
     model: tuple[Model, ...] = ()
+    alias: tuple[Alias, ...] = ()

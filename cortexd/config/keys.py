@@ -21,7 +21,9 @@ _HINTS = {
     "s": 'write "90s", "5m" or "1h30m"',
     "size": 'write "12 GB", "12 GiB", "70 %" or "auto"',
     "secret": 'write { credential = "name" }, { file = "path" } or { environment = "NAME" }',
+    "target": 'write "goose", "goose@17" or { "goose@17" = 95, "goose@18" = 5 }',
 }
+_TEXTS = {"size": "a size", "target": "a model"}
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,10 +36,13 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     repeated: bool = False
     optional: bool = False  # a section that need not be there
     description: str = ""
-    unit: str = ""  # "s": duration · "size": memory, or a part of it · "B": bytes · "path": like PATH · "": none
+    unit: str = (
+        ""  # "s": duration · "size": memory, or a part of it · "B": bytes · "path": like PATH · "target": a model · ""
+    )
     restart: Restart = ""
     examples: tuple[Any, ...] = ()
     secret: bool = False
+    table: "tuple[Member, Member] | None" = None  # where it may be one: what its keys are, and its values
     allowed: str = ""  # "an integer from 0 to 65535"
     hint: str = ""  # how it is written
 
@@ -63,7 +68,7 @@ class Key(msgspec.Struct, frozen=True):
 @cache
 def members(section: type[Document]) -> tuple[Member, ...]:
     """The fields of a section, as they are declared."""
-    return tuple(_member(field) for field in msgspec.structs.fields(section))
+    return tuple(_member(field.name, field.type, field.default) for field in msgspec.structs.fields(section))
 
 
 @cache
@@ -79,23 +84,25 @@ def keys(section: type[Document], path: tuple[str, ...] = (), settable: bool = T
     return tuple(found)
 
 
-def _member(field: msgspec.structs.FieldInfo) -> Member:
-    section, repeated = _section(field.type)
-    kind, extra, described = _unwrapped(inspect.type_info(field.type))
+def _member(name: str, annotation: Any, default: Any = msgspec.NODEFAULT) -> Member:
+    section, repeated = _section(annotation)
+    kind, extra, described = _unwrapped(inspect.type_info(annotation))
     secret = isinstance(kind, inspect.StructType) and kind.cls is Secret
     unit = extra.get("unit", "")
+    table = _table(annotation)
     return Member(
-        name=field.name,
-        annotation=field.type,
-        default=field.default,
+        name=name,
+        annotation=annotation,
+        default=default,
         section=section,
         repeated=repeated,
-        optional=section is not None and field.default is None,
+        optional=section is not None and default is None,
         description=described.get("description", ""),
         unit=unit,
         restart=extra.get("restart", ""),
         examples=tuple(described.get("examples", ())),
         secret=secret,
+        table=None if table is None else (_member(name, table[0]), _member(name, table[1])),
         allowed="a reference to a secret" if secret else _allowed(kind, unit),
         hint=_HINTS.get("secret" if secret else unit, ""),
     )
@@ -111,6 +118,14 @@ def _section(annotation: Any) -> tuple[type[Document] | None, bool]:
     if isinstance(annotation, type) and issubclass(annotation, Document):
         return annotation, False
     return None, False
+
+
+def _table(annotation: Any) -> tuple[Any, Any] | None:
+    """The types of keys and values, of a type that is or may be a table."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Annotated, typing.Union, types.UnionType):
+        return next(filter(None, map(_table, arguments)), None)
+    return arguments if origin is dict else None
 
 
 def _unwrapped(kind: inspect.Type) -> tuple[inspect.Type, dict[str, Any], dict[str, Any]]:
@@ -146,13 +161,15 @@ def _allowed(kind: inspect.Type, unit: str) -> str:
         case inspect.BoolType():
             return "true or false"
         case inspect.StrType():
-            return "a size" if unit == "size" else "a string" + _lengths(kind)
+            return _TEXTS.get(unit) or "a string" + _lengths(kind)
         case inspect.LiteralType():
             return f"one of {', '.join(str(value) for value in kind.values)}"
         case inspect.VarTupleType() | inspect.ListType():
             return "a list of strings" if isinstance(kind.item_type, inspect.StrType) else "a list"
         case inspect.DictType():
-            return "a table"
+            return "a table of weights" if unit == "target" else "a table"
+        case inspect.UnionType():
+            return " or ".join(_allowed(_unwrapped(one)[0], unit) for one in kind.types)
         case _:
             return ""
 

@@ -38,18 +38,39 @@ def of_file(file: Path) -> Layer:
         raise InvalidConfiguration(f"{file} cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
         raise InvalidConfiguration(f"{file}: not valid TOML, which is in UTF-8: {error}.") from error
+    return of_toml(text, str(file))
+
+
+def of_toml(text: str, name: str) -> Layer:
+    """What is in a file of this name. Raises InvalidConfiguration."""
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         at = _AT.search(str(error))
-        place = f"{file}:{at[1] or text.count(_LINE) + 1}" if at else str(file)
+        place = f"{name}:{at[1] or text.count(_LINE) + 1}" if at else name
         raise InvalidConfiguration(f"{place}: not valid TOML: {_AT.sub('', str(error))}.") from error
     lines = positions(text)
 
     def where(path: KeyPath) -> str:
         while path and path not in lines:
             path = path[:-1]
-        return f"{file}:{lines[path]}" if path else str(file)
+        return f"{name}:{lines[path]}" if path else name
+
+    return Layer(document=document, where=where)
+
+
+def of_document(root: type[Document], document: Mapping[str, Any], name: str) -> Layer:
+    """A document that has every key, `name`d as the origin of those that are not at their defaults."""
+    defaults: dict[tuple[str, ...], Any] = {
+        key.path: msgspec.to_builtins(key.member.default) for key in _defaulted(root)
+    }
+
+    def where(path: KeyPath) -> str:
+        value: Any = document
+        for part in path:
+            value = value[part]
+        plain = tuple(part for part in path if isinstance(part, str))
+        return "" if plain in defaults and defaults[plain] == value else name
 
     return Layer(document=document, where=where)
 
@@ -75,6 +96,10 @@ def of_overrides(root: type[Document], overrides: Sequence[str]) -> Layer:
     layer = _layer(given, known)
     layer.problems = nothing + layer.problems
     return layer
+
+
+def _defaulted(root: type[Document]) -> list[Key]:
+    return [key for key in keys(root) if key.member.default is not msgspec.NODEFAULT]
 
 
 def _layer(given: Sequence[tuple[str, str, str]], known: Mapping[str, Key]) -> Layer:

@@ -20,7 +20,7 @@ first line, editors complete and check the file by [cortexd.schema.json](cortexd
 
 A key is also set by a variable, such as `CORTEXD_SERVER__PORT=8080`, or by a flag, such as `--set server.port=8080`; a list
 is then written with commas, directories as in `PATH`. Flags win over variables, and these over the file. Keys of
-`[[model]]` stand only in the file. `cortexd config check FILE` says everything that is wrong with a file,
+`[[model]]` and `[[alias]]` stand only in the file. `cortexd config check FILE` says everything that is wrong with a file,
 `cortexd config show --origin` what is in force, and why.
 
 Durations are written `"90s"`, `"5m"`, `"1h30m"`, or as a number of seconds. Sizes are written `"12 GB"` (powers of 1000),

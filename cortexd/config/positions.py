@@ -9,19 +9,25 @@ from typing import Any, cast
 
 KeyPath = tuple[str | int, ...]
 
+_EFFORT = 2**21  # characters that are read in vain before the rest of a file is left without lines: a statement of many
+#                  lines is read again at each of them
+
 
 def positions(text: str) -> dict[KeyPath, int]:
     """Lines, counted from 1, by paths such as ("model", 1, "sampling", "top_p"); `text` is valid TOML."""
     found: dict[KeyPath, int] = {}
     last: dict[KeyPath, int] = {}  # path of an array of tables → index of its last one
     table: KeyPath = ()
-    pending, begun = "", 1
+    pending, begun, effort = "", 1, 0
     for number, line in enumerate(text.split("\n"), 1):
         begun = begun if pending else number
         pending += f"{line}\n"
         try:
             statement = tomllib.loads(pending)
         except tomllib.TOMLDecodeError:
+            effort += len(pending)
+            if effort > _EFFORT:
+                break
             continue
         header = pending.lstrip()
         pending = ""

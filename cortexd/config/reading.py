@@ -10,6 +10,7 @@ from cortexd.config.checking import Checked, Count, named
 from cortexd.config.document import Document, Settings
 from cortexd.config.keys import members
 from cortexd.config.layers import Layer, of_environment, of_file, of_overrides
+from cortexd.config.naming import misled, twice_used
 from cortexd.config.paths import default_paths
 from cortexd.config.positions import KeyPath
 from cortexd.errors import InvalidConfiguration
@@ -36,20 +37,21 @@ def read_settings(file: Path | None, environment: Mapping[str, str], overrides: 
     layers = [] if file is None else [of_file(file)]
     layers += [of_environment(Settings, environment), of_overrides(Settings, overrides)]
     usual = (str(default_paths(environment).data / "models"),)
-    return _reading(layers, usual)
+    return reading_of(layers, usual)
 
 
 def settings_from_document(document: Mapping[str, Any]) -> Settings:
     """Settings from what `canonical` wrote, or a document of that form; raises InvalidConfiguration as `load_settings` does."""
-    return _reading([Layer(document=document)], ()).settings
+    return reading_of([Layer(document=document)], ()).settings
 
 
-def _reading(layers: Sequence[Layer], directories: tuple[str, ...]) -> Reading:
+def reading_of(layers: Sequence[Layer], directories: tuple[str, ...]) -> Reading:
+    """Later layers over earlier ones; `directories` are those of the models where no layer says any."""
     assembly = Assembly(Settings, layers)
     if not assembly.values.get(_DIRECTORIES):
         assembly.values[_DIRECTORIES] = directories
         assembly.places.pop(_DIRECTORIES, None)
-    assembly.problems += _names_used_twice(assembly)
+    assembly.problems += _problems_of_names(assembly)
     return Reading(assembly.built(Settings), assembly.origins)
 
 
@@ -90,7 +92,7 @@ class Assembly:
             here = (*path, member.name)
             if member.section is None:
                 content[member.name] = self.values.get(here, member.default)
-                self.origins[here] = self.places.get(here, "default")
+                self.origins[here] = self.places.get(here) or "default"
             elif member.repeated:
                 count = self.values.get(here, 0)
                 content[member.name] = tuple(self._built(member.section, (*here, index)) for index in range(count))
@@ -99,22 +101,17 @@ class Assembly:
         return section(**content)
 
 
-def _names_used_twice(assembly: Assembly) -> Iterator[str]:
-    """No two models have a name or an alias in common, in whatever case."""
-    values = assembly.values
-    owners: dict[str, KeyPath] = {}
-    for index in range(values.get(("model",), 0)):
-        name_path, aliases_path = ("model", index, "name"), ("model", index, "aliases")
-        named_at = [(values[name_path], name_path)] if name_path in values else []
-        for name, path in [*named_at, *((alias, aliases_path) for alias in values.get(aliases_path, ()))]:
-            if (first := owners.get(name.lower())) is not None:
-                yield _twice(name, path, first, assembly)
-            owners.setdefault(name.lower(), path)
+def _problems_of_names(assembly: Assembly) -> Iterator[str]:
+    def place(path: KeyPath) -> str:
+        return assembly.places.get(path) or named(path)
 
+    def owner(path: KeyPath) -> str:
+        return f"the {path[0]} {assembly.values.get((*path[:2], 'name'), '?')!r}"
 
-def _twice(name: str, path: KeyPath, first: KeyPath, assembly: Assembly) -> str:
-    def model(of: KeyPath) -> str:
-        return f"the model {assembly.values.get((*of[:2], 'name'), '?')!r}"
-
-    here, there = (assembly.places.get(one) or named(one) for one in (path, first))
-    return f"{here}: the name {name!r} is used twice, by {model(path)} here and by {model(first)} at {there}."
+    for name, path, first in twice_used(assembly.values):
+        yield (
+            f"{place(path)}: the name {name!r} is used twice, by {owner(path)} here and by {owner(first)} at {place(first)}."
+        )
+    for path, sentence in misled(assembly.values):
+        where = f"{assembly.places[path]}: " if assembly.places.get(path) else ""
+        yield f"{where}{named(path)}: {sentence}"

@@ -17,6 +17,8 @@ def literal(value: Any, unit: str = "") -> str:
             return str(value).lower()
         case float() if unit == "s":
             return _duration(value)
+        case float() if unit == "target" and value.is_integer():
+            return str(int(value))  # a weight
         case str():
             # JSON escapes all that TOML wants escaped, but for one character.
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -25,7 +27,9 @@ def literal(value: Any, unit: str = "") -> str:
         case list() | tuple():
             return f"[{', '.join(literal(one) for one in cast('list[Any]', value))}]"
         case dict():
-            parts = [f"{key_literal(name)} = {literal(one)}" for name, one in cast("dict[str, Any]", value).items()]
+            parts = [
+                f"{key_literal(name)} = {literal(one, unit)}" for name, one in cast("dict[str, Any]", value).items()
+            ]
             return f"{{ {', '.join(parts)} }}" if parts else "{}"
         case _:
             return literal(msgspec.to_builtins(value))

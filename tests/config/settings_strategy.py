@@ -6,12 +6,14 @@ from typing import Any
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from cortexd.config import Model, Settings, settings_from_document
+from cortexd.config import Alias, Model, Settings, settings_from_document
 from cortexd.config.document import Document
 from cortexd.config.keys import Member, members
 
-_TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+_TARGETS = st.builds("to {}{}".format, st.text("ab c\"'.\n", max_size=9), st.sampled_from(["", "@1", "@42"]))
 _BIG = 2**62
+_REQUIRED: dict[type[Document], tuple[str, ...]] = {Model: ("name",), Alias: ("name", "to")}
 
 
 def settings() -> st.SearchStrategy[Settings]:
@@ -21,7 +23,7 @@ def settings() -> st.SearchStrategy[Settings]:
 def _section(section: type[Document]) -> st.SearchStrategy[dict[str, Any]]:
     """Some keys are left out."""
     fields = {member.name: _member(member) for member in members(section)}
-    required = {"name": fields.pop("name")} if section is Model else {}
+    required = {name: fields.pop(name) for name in _REQUIRED.get(section, ())}
     return st.fixed_dictionaries(required, optional=fields)
 
 
@@ -32,12 +34,15 @@ def _member(member: Member) -> st.SearchStrategy[Any]:
     return st.lists(one, max_size=3).map(_with_names_of_their_own) if member.repeated else one
 
 
-def _with_names_of_their_own(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    for index, model in enumerate(models):
-        model["name"] = f"{index}{model['name'][:100]}"
-        if "aliases" in model:
-            model["aliases"] = [f"{index}.{count}{alias}" for count, alias in enumerate(model["aliases"])]
-    return models
+def _with_names_of_their_own(sections: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for index, section in enumerate(sections):
+        kind = "alias" if "to" in section else "model"
+        section["name"] = f"{kind}{index}{section['name'].replace('@', '')[:100]}"
+        if "aliases" in section:
+            section["aliases"] = [f"{index}.{count}{alias}" for count, alias in enumerate(section["aliases"])]
+        if isinstance(section.get("to"), dict):
+            section["to"]["to some"] = 1
+    return sections
 
 
 def _value(kind: inspect.Type, member: Member) -> st.SearchStrategy[Any]:
@@ -59,6 +64,10 @@ def _value(kind: inspect.Type, member: Member) -> st.SearchStrategy[Any]:
             )
         case inspect.StrType() if member.unit == "size":
             return st.sampled_from(["auto", "70 %", "12 GB", "0", "12.5GiB"])
+        case inspect.StrType() if member.unit == "target":
+            return _TARGETS
+        case inspect.DictType():
+            return st.dictionaries(_value(kind.key_type, member), _value(kind.value_type, member), max_size=3)
         case inspect.StrType():
             return _TEXT.filter(lambda text: len(text) >= (kind.min_length or 0))
         case inspect.LiteralType():

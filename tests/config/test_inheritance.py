@@ -57,7 +57,7 @@ def test_an_effective_model_leaves_nothing_of_it_open():
     model = effective(Model(name="goose"), Settings())
     assert model == effective(model, Settings(sampling=Sampling(temperature=0.1)))
     open_still = [key.path for key in keys(Model) if _at(model, key.path) is None]
-    assert open_still == [("path",), ("template",)]  # which are nowhere said for all
+    assert open_still == [("path",), ("template",), ("state",)]  # which are nowhere said for all
 
 
 def test_sections_for_all_agree_with_what_a_specification_has_by_default():
