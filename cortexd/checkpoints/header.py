@@ -43,7 +43,7 @@ def read_header(path: Path) -> Header:
         if not stat.S_ISREG(mode):
             raise unsupported(name, "is not a file; give the path of a .pth or .safetensors file")
         with path.open("rb") as file:
-            return _read_file(file, name)
+            return read_open(file, name)
     except FileNotFoundError:
         raise unsupported(name, "does not exist; check its path") from None
     except OSError as error:
@@ -57,7 +57,8 @@ def _mode(path: Path, name: str) -> int:
         raise unsupported(name, "is not a possible file name; check its path") from None
 
 
-def _read_file(file: BinaryIO, name: str) -> Header:
+def read_open(file: BinaryIO, name: str) -> Header:
+    """The header of an open file, which is called `name` in what is said of it; raises UnsupportedCheckpoint."""
     start = file.read(32)
     if not start:
         raise damaged(name, "it is empty")

@@ -6,12 +6,13 @@ That library lets a later duplicate of a name win, and takes headers of 100 MB w
 import json
 import math
 import os
+from collections.abc import Iterable
 from typing import Annotated, BinaryIO
 
 import msgspec
 
 from cortexd.checkpoints.problem import damaged, quoted, unsupported
-from cortexd.checkpoints.tensor import DTYPE_BYTES, MAX_DIMENSIONS, MAX_TENSORS, TensorHeader
+from cortexd.checkpoints.tensor import DTYPE_BYTES, MAX_DIMENSIONS, MAX_TENSORS, Place, TensorHeader
 
 MAX_HEADER = 8 * 2**20  # bytes
 
@@ -31,6 +32,22 @@ _metadata = msgspec.json.Decoder(dict[str, str])
 
 def read_safetensors(file: BinaryIO, name: str) -> tuple[dict[str, TensorHeader], dict[str, str]]:
     """Tensors and metadata of an open safetensors file; its data is not read."""
+    entries, metadata, _ = _read(file, name)
+    tensors = {
+        tensor: TensorHeader(entry.dtype, entry.shape, entry.data_offsets[1] - entry.data_offsets[0], name)
+        for tensor, entry in entries.items()
+    }
+    return tensors, metadata
+
+
+def places_in_safetensors(file: BinaryIO, name: str, tensors: Iterable[str]) -> list[Place]:
+    """Where the numbers of these tensors lie, all of which are in the file."""
+    entries, _, start = _read(file, name)
+    return [_place(entries[tensor], start) for tensor in tensors]
+
+
+def _read(file: BinaryIO, name: str) -> tuple[dict[str, _Entry], dict[str, str], int]:
+    """Tensors, metadata, and where the data starts."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
@@ -43,11 +60,13 @@ def read_safetensors(file: BinaryIO, name: str) -> tuple[dict[str, TensorHeader]
         raise damaged(name, "its header is cut off")
     entries, metadata = _parse(header, name)
     _check_layout(entries, size - 8 - length, name)
-    tensors = {
-        tensor: TensorHeader(entry.dtype, entry.shape, entry.data_offsets[1] - entry.data_offsets[0], name)
-        for tensor, entry in entries.items()
-    }
-    return tensors, metadata
+    return entries, metadata, 8 + length
+
+
+def _place(entry: _Entry, start: int) -> Place:
+    width = DTYPE_BYTES[entry.dtype]
+    strides = tuple(width * math.prod(entry.shape[axis + 1 :]) for axis in range(len(entry.shape)))
+    return Place(entry.dtype, entry.shape, start + entry.data_offsets[0], strides)
 
 
 def _parse(header: bytes, name: str) -> tuple[dict[str, _Entry], dict[str, str]]:

@@ -1,6 +1,7 @@
 """What a header says of one tensor."""
 
 import math
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,3 +23,12 @@ class TensorHeader(msgspec.Struct, frozen=True):
     @property
     def elements(self) -> int:
         return math.prod(self.shape)
+
+
+class Place(NamedTuple):
+    """Where the numbers of a tensor lie in its file: the first one at byte `offset`, `strides` in bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    strides: tuple[int, ...]
