@@ -3,21 +3,24 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from cortexd.catalogue.catalogue import Catalogue
+from cortexd.canaries import Canaries, without
+from cortexd.catalogue.catalogue import Catalogue, Edition
 from cortexd.catalogue.spec import ModelSpec
-from cortexd.config import Paths, Settings
+from cortexd.config import Paths, Settings, Sources
+from cortexd.config.merging import merged
+from cortexd.configuration import Configuration
+from cortexd.engine_room import EngineRoom, Scales
 from cortexd.engines.cores import Cores
-from cortexd.engines.fork_server import ForkServer
 from cortexd.engines.protocol import Engine
 from cortexd.engines.registry import EngineRegistry
-from cortexd.errors import StoreFailed
+from cortexd.errors import Conflict, CortexdError, InvalidConfiguration, StoreFailed, UnknownVersion
 from cortexd.events import Event, EventBus, ModelMoved
 from cortexd.experience import Experience
 from cortexd.lifecycle import tidings
@@ -32,12 +35,16 @@ from cortexd.lifecycle.prediction import Predictor
 from cortexd.lifecycle.residents import Residents
 from cortexd.lifecycle.states import State
 from cortexd.lifecycle.supervisor import Supervisor
+from cortexd.lifecycle.trial import Verdict
 from cortexd.lifecycle.warm_up import WarmUp
-from cortexd.memory.budget import ceilings, parked_budget
 from cortexd.memory.host import Host
-from cortexd.memory.nvidia import Gpus, installed_gpus
-from cortexd.memory.process import Usage, measure
+from cortexd.memory.nvidia import installed_gpus
 from cortexd.memory.watch import MemoryWatch
+from cortexd.preparation import Preparation, Prepared
+from cortexd.rollouts import Rollouts
+from cortexd.state_library import StateLibrary
+from cortexd.store.snapshot import Origin
+from cortexd.watch import Watch
 
 _log = logging.getLogger("cortexd")
 
@@ -48,75 +55,74 @@ class Readiness(msgspec.Struct, frozen=True):
     ready: bool
     checks: dict[str, str]
 
-
-class EngineRoom:
-    """Implements `cortexd.engines.protocol.EngineHost`."""
-
-    def __init__(self, settings: Settings, cache: Path | None) -> None:
-        self.cores = Cores(settings.engine.thread_count)
-        self.prefill_budget = settings.engine.prefill_budget
-        self.cache = cache
-        self.fork_server = ForkServer()
-
-
-class Scales:
-    """Implements `cortexd.lifecycle.incarnation.Gauge`."""
-
-    def __init__(self, host: Host, gpus: Gpus) -> None:
-        self._host = host
-        self._gpus = gpus
-
-    def measure(self, pids: list[int]) -> Usage:
-        return measure(pids, self._gpus)
-
-    def oom_kills(self) -> int:
-        return self._host.oom_kills()
+    @property
+    def alive(self) -> bool:
+        """Whether it is worth going on: a full disk is no reason to end what still answers."""
+        return all(self.checks.get(part, "ok") == "ok" for part in ("supervisor", "tasks"))
 
 
 class Daemon:
     """Everything but HTTP. Entering starts it; leaving ends every engine within the drain deadline."""
 
-    def __init__(self, settings: Settings, paths: Paths | None = None) -> None:
+    def __init__(self, sources: Sources, paths: Paths | None = None) -> None:
         """Raises StoreFailed where the database cannot be used. Without `paths` nothing is kept beyond this daemon's life."""
-        self.settings = settings
+        self.settings = Settings()
         self.events = EventBus()
-        self.catalogue = Catalogue(settings)
+        self.catalogue = Catalogue(self.settings)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.experience = Experience(paths.data / "cortexd.db" if paths is not None else None, self._bug)
-        self._room = EngineRoom(settings, paths.cache if paths is not None else None)
+        self.states = StateLibrary(self.experience.states, paths.data / "states" if paths is not None else None)
+        self.configuration: Configuration[Prepared] = Configuration(
+            sources,
+            self,
+            self.events.publish,
+            self.experience.snapshots,
+            self.experience.failure,
+            self.experience.copied_head,
+        )
+        self._room = EngineRoom(paths.cache if paths is not None else None)
         self._registry = EngineRegistry(self._room)
-        host, gpus = Host(), installed_gpus()
-        self._scales = Scales(host, gpus)
-        self._policy = _policy(settings, parked_budget(settings.memory, host))
+        self._host, self._gpus = Host(), installed_gpus()
+        self._scales = Scales(self._host, self._gpus)
+        self._policy = Policy()
         self.history = History(self._registry.footprint, self.experience.record)
         self.supervisor = Supervisor(
             self._make_run,
             self._policy,
             self.history,
-            ceilings(settings.memory, host, gpus),
+            {},
             asyncio.get_running_loop(),
             self.events.publish,
             self._bug,
         )
+        self.rollouts = Rollouts(
+            self.supervisor, self._reconcile, self.experience.note_proven, self.experience.prove, self._bug
+        )
+        self.configuration.fallbacks = lambda: self.rollouts.fallbacks(self.catalogue.specs())
+        self._preparation = Preparation(
+            self.supervisor, self._registry, self._host, self._gpus, self.configuration.past
+        )
+        self._canaries = Canaries(self._take_away)
         self.administration = Administration(self.supervisor)
         view = self.supervisor.view
         self._watch = MemoryWatch(
-            host,
-            gpus,
+            self._host,
+            self._gpus,
             view.ceilings,
             self.events,
             ours=view.ours,
             mapped=view.mapped,
             on_foreign=self.supervisor.note_foreign,
             on_pressure=self.supervisor.note_pressure,
-            sample_s=settings.memory.sample_s,
         )
+        self._files = Watch(self._watched, self._look)
         self._liveness = Liveness(self.supervisor)
         self._residents = Residents(lambda name, owner: self._lease(name, owner, Priority.PRELOAD))
         self._warm_up: WarmUp | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._services: list[asyncio.Task[Any]] = []
         self._listening = contextlib.ExitStack()
+        self._reverts: set[asyncio.Task[None]] = set()
         self._closing = False
 
     @property
@@ -139,20 +145,104 @@ class Daemon:
         return self
 
     async def _start(self) -> None:
-        await self.refresh_catalogue()
         await self.experience.start(self.history)
+        await self.states.start()
+        self.rollouts.recall(self.experience.proven)
         self._listening.enter_context(self.events.subscribed(self._listen))
+        await self.configuration.start()
+        self._serve(self.configuration.keep_deadlines(), "keep the deadlines of the configuration")
+        self._serve(self._files.run(), "watch the files")
         self._serve(self._watch.run(), "watch the memory")
         self._serve(self._liveness.run(), "prove that we live")
         self._serve(self._keep_experience(), "keep what was learnt")
-        if self.settings.lifecycle.predict:
-            self._start_predicting()
-        self._bring_residents()
+        if self.settings.lifecycle.restore:
+            known = {spec.name: spec for spec in self.catalogue.specs() if spec.problem is None}
+            there = [name for name in self.experience.residents if name in known and not known[name].preload]
+            self._residents.bring(there, "restore")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    # Configuration
+
+    async def prepare(self, settings: Settings, *, strict: bool) -> Prepared:
+        """Implements `cortexd.configuration.Subject`."""
+        return await self._preparation.prepare(self.catalogue, settings, strict=strict)
+
+    def adopt(self, prepared: Prepared, version: int | None) -> None:
+        """Implements `cortexd.configuration.Subject`."""
+        before, self.settings = self.catalogue.specs(), prepared.settings
+        self.catalogue = prepared.catalogue
+        if self._preparation.started_with is None:
+            self._preparation.started_with = self.settings
+            self._room.cores = Cores(self.settings.engine.thread_count)
+        self._room.prefill_budget = self.settings.engine.prefill_budget
+        self._watch.sample_s = self.settings.memory.sample_s
+        self.supervisor.decisions.config = version
+        self.supervisor.adopt(prepared.policy)
+        self.supervisor.set_ceilings(prepared.ceilings)
+        self.rollouts.adopt(before, self.catalogue.specs(), version)
+        self._reconcile()
+        self._files.refresh()
+        self._canaries.adopt(self.settings)
+        for model in self.supervisor.models.values():
+            model.pinned = False  # what holds from now on is what the configuration says
+        self._predict(self.settings.lifecycle.predict)
+        preloaded = {spec.name for spec in before if spec.preload}
+        wanted = [spec.name for spec in self.catalogue.specs() if spec.preload and spec.name not in preloaded]
+        self._residents.bring(wanted, "preload")
+
+    async def reload(self) -> None:
+        """Look at the configuration file and into the models directories. What is wrong is told, and changes nothing."""
+        with contextlib.suppress(InvalidConfiguration, StoreFailed):
+            await self.configuration.reload()
+        await self.refresh_catalogue()
+
+    def _watched(self) -> Iterator[Path]:
+        if (file := self.configuration.sources.file) is not None:
+            yield file.parent
+        yield from self.catalogue.directories
+
+    async def _look(self, changed: set[Path]) -> None:
+        file = self.configuration.sources.file
+        if file is not None and file.parent in changed:
+            await self.reload()
+        else:
+            await self.refresh_catalogue()
+
+    async def desire(self, name: str, author: str, reason: str, **keys: Any) -> None:
+        """Have these keys of a model in the configuration, whether or not it was described there; raises what a change does,
+        and Conflict for a model as an earlier version had it, which nobody changes any more.
+        """
+        if Edition.of(name) is not None and name not in {model.name for model in self.settings.model}:
+            raise Conflict(f"{name} is what an earlier configuration had; change {name.rpartition('@')[0]} instead.")
+        await self.configuration.change(
+            lambda document: merged(document, {"model": {name: keys}}),
+            Origin(author=author, reason=reason, source="api"),
+        )
+
+    def _take_away(self, alias: str, verdict: Verdict) -> None:
+        origin = Origin(author="cortexd", reason=f"alias {alias}: {verdict.reason}", source="auto-revert")
+
+        async def take_away() -> None:
+            try:
+                await self.configuration.change(lambda document: without(document, alias, verdict.target), origin)
+            except CortexdError as error:
+                _log.error("alias %s: %s That could not be put right: %s", alias, verdict.reason, error.message)
+
+        task = asyncio.create_task(take_away(), name=f"take {verdict.target} away from {alias}")
+        self._reverts.add(task)
+        task.add_done_callback(self._reverts.discard)
+
+    async def recall(self, name: str) -> None:
+        """Have `goose@17` in the catalogue from its next refresh on, where there was such a version."""
+        if (edition := Edition.of(name)) is not None:
+            with contextlib.suppress(UnknownVersion, StoreFailed, InvalidConfiguration):
+                self.catalogue.recall(edition, await self.configuration.past(edition.version))
+
+    # Models
 
     async def refresh_catalogue(self) -> None:
         """Look into the models directories, off the loop; several callers at once share one look."""
@@ -166,7 +256,8 @@ class Daemon:
             "store": self.experience.health(),
             "tasks": "failed" if self.failed.done() else "ok",
         }
-        return Readiness(all(check == "ok" for check in checks.values()), checks)
+        ready = all(check == "ok" for check in checks.values())
+        return Readiness(ready, checks | {"configuration": self.configuration.problem or "ok"})
 
     async def close(self) -> None:
         """End what runs within `server.drain_s` seconds; then nothing of this daemon is left. Harmless when repeated."""
@@ -176,6 +267,7 @@ class Daemon:
         for task in self._services:
             task.cancel()
         await self._residents.close()
+        await self.rollouts.close()
         if self._warm_up is not None:
             await self._warm_up.close()
         await self.supervisor.close(self.settings.server.drain_s)
@@ -194,7 +286,8 @@ class Daemon:
         return Incarnation(make_engine, tell, self._policy, self._scales)
 
     def _lease(self, name: str, owner: str, priority: Priority) -> Lease:
-        return self.supervisor.lease(self.catalogue.resolve(name), owner=owner, priority=priority)
+        spec = self.rollouts.serving(self.catalogue.resolve(name)).spec
+        return self.supervisor.lease(spec, owner=owner, priority=priority)
 
     def _serve(self, work: Any, name: str) -> None:
         service = asyncio.create_task(work, name=name)
@@ -206,29 +299,36 @@ class Daemon:
         if not service.cancelled() and (error := service.exception()) is not None:
             self._bug(error)
 
-    def _start_predicting(self) -> None:
-        self._warm_up = WarmUp(
-            self.experience.predictor, self._cold, lambda name: self._lease(name, "prediction", Priority.PREDICTED)
-        )
-        self.supervisor.on_asked = self._warm_up.asked
-        self._warm_up.start()
+    def _predict(self, wanted: bool) -> None:
+        if self._warm_up is None and wanted:
+            self._warm_up = WarmUp(
+                self.experience.predictor, self._cold, lambda name: self._lease(name, "prediction", Priority.PREDICTED)
+            )
+            self.supervisor.on_asked = self._warm_up.asked
+            self._warm_up.start()
+        elif self._warm_up is not None and not wanted:
+            ending, self._warm_up = self._warm_up, None
+            self.supervisor.on_asked = lambda _: None
+            ending.stop()
 
     def _cold(self) -> Sequence[str]:
         """Names of models that a request would have to wait for."""
-        specs = self.catalogue.specs()
+        specs = [self.rollouts.serving(spec).spec for spec in self.catalogue.specs()]
         waits = (State.COLD.value, State.PARKED.value)
         return [spec.name for spec in specs if spec.problem is None and self.supervisor.status(spec).state in waits]
 
-    def _bring_residents(self) -> None:
-        """What is to be preloaded, then what was there when the last daemon ended."""
-        known = {spec.name: spec for spec in self.catalogue.specs() if spec.problem is None}
-        self._residents.bring([name for name, spec in known.items() if spec.preload], "preload")
-        if self.settings.lifecycle.restore:
-            there = [name for name in self.experience.residents if name in known and not known[name].preload]
-            self._residents.bring(there, "restore")
+    def _reconcile(self) -> None:
+        """The supervisor sees what is served now: what can change live changes, what nothing names any more goes."""
+        specs = [*self.rollouts.specs(self.catalogue.specs()), *self.catalogue.editions()]
+        for spec in specs:
+            if spec.hash in self.supervisor.models:
+                self.supervisor.manage(spec)
+        self.supervisor.reconcile(specs)
 
     def _listen(self, event: Event) -> None:
         self.experience.note(event)
+        self.rollouts.note(event)
+        self._canaries.note(event)
         if isinstance(event, ModelMoved) and event.after in (State.READY, State.PARKED, State.COLD):
             self._note_residents()
 
@@ -259,7 +359,7 @@ class Daemon:
     async def _refresh(self) -> None:
         try:
             await asyncio.to_thread(self.catalogue.refresh)
-            self.supervisor.reconcile(self.catalogue.specs())
+            self._reconcile()
         finally:
             self._refreshing = None
 
@@ -267,20 +367,3 @@ class Daemon:
         """A part that must never fail has failed: better a whole daemon restarted than half of one running on."""
         if not self.failed.done():
             self.failed.set_exception(error)
-
-
-def _policy(settings: Settings, host_tier: int) -> Policy:
-    lifecycle = settings.lifecycle
-    return Policy(
-        keep_alive=lifecycle.keep_alive,
-        parked_keep_alive=lifecycle.parked_keep_alive,
-        parallel_loads=lifecycle.parallel_loads,
-        queue_limit=lifecycle.queue_limit,
-        linger=lifecycle.linger,
-        max_wait=lifecycle.max_wait,
-        suspend_after=lifecycle.suspend_after,
-        load_stall=lifecycle.load_stall,
-        ping_interval=lifecycle.ping_interval,
-        ping_deadline=lifecycle.ping_deadline,
-        host_tier=host_tier,
-    )

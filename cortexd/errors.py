@@ -64,6 +64,14 @@ class UnknownModel(CortexdError):
     code = "model_not_found"
 
 
+class UnknownState(CortexdError):
+    """No such state-tuned initial state."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "state_not_found"
+
+
 class UnknownRoute(CortexdError):
     """No such URL."""
 
@@ -180,6 +188,12 @@ class StoreFailed(CortexdError):
     code = "storage_failed"
 
 
+class StoreInUse(StoreFailed):
+    """Another cortexd uses this database."""
+
+    code = "storage_in_use"
+
+
 class StoreFull(StoreFailed):
     """There is no room left for the database to grow."""
 
@@ -189,6 +203,18 @@ class StoreFull(StoreFailed):
 
 class InvalidConfiguration(CortexdError):
     """The configuration is not valid."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_configuration"
+
+
+class PreconditionRequired(CortexdError):
+    """The change has to say which version of the configuration it was made for."""
+
+    status = 428
+    type = "invalid_request_error"
+    code = "precondition_required"
 
 
 class DaemonUnreachable(CortexdError):

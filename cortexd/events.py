@@ -50,7 +50,7 @@ class Arithmetic(msgspec.Struct, frozen=True, kw_only=True):
 
 DecisionKind = Literal[
     "load", "queue", "evict", "park", "unload", "refuse", "fail", "abandon", "close", "rescue", "suspend", "pin", "unpin",
-    "predict", "restore", "crash", "share",
+    "predict", "restore", "crash", "share", "fallback",
 ]  # fmt: skip
 
 
@@ -76,19 +76,47 @@ class MemoryWarning(Event, frozen=True, kw_only=True):
     reason: str
 
 
+class Chosen(msgspec.Struct, frozen=True):
+    """Which of the targets of an alias a request was led to."""
+
+    alias: str  # in lower case
+    target: str
+    session: str  # by which it was chosen, as a digest
+
+
 class RequestEnded(Event, frozen=True, kw_only=True):
     """One HTTP request on a model's behalf ended; durations in milliseconds."""
 
     request: str
     model: str
+    chosen: Chosen | None = None  # where it was asked for by an alias
+    config: str = ""  # version of the configuration that answered: "18", "18; fallback=17"
     route: str
     status: int
     finish: str
     queue_ms: float
+    load_ms: float = 0.0
     first_token_ms: float | None
     total_ms: float
     prompt_tokens: int
     completion_tokens: int
+
+
+class ConfigurationChanged(Event, frozen=True, kw_only=True):
+    """Another version of the configuration is in force."""
+
+    version: int
+    source: str
+    author: str
+    reason: str
+    restored_from: int | None
+    changed: list[str]  # keys that differ from the version before
+
+
+class ConfigurationRefused(Event, frozen=True, kw_only=True):
+    """What was to be in force was not valid or could not be kept; the version in force stays."""
+
+    problem: str  # one sentence a line
 
 
 Listener = Callable[[Event], None]

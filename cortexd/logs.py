@@ -7,9 +7,16 @@ from typing import Any
 import msgspec
 import structlog
 
-from cortexd.events import Event
+from cortexd.events import Decided, Event
 
-_NAMES = {"ModelMoved": "model", "RequestEnded": "request", "Decided": "decision", "MemoryWarning": "memory"}
+_NAMES = {
+    "ModelMoved": "model",
+    "RequestEnded": "request",
+    "Decided": "decision",
+    "MemoryWarning": "memory",
+    "ConfigurationChanged": "configuration",
+    "ConfigurationRefused": "configuration refused",
+}
 _LONG = ("weighed", "memory", "config")  # of a decision: the journal keeps them
 
 
@@ -39,6 +46,7 @@ def log_event(event: Event) -> None:
     facts: dict[str, Any] = msgspec.to_builtins(event)
     name: str = facts.pop("event")
     facts.pop("at")
-    for key in _LONG:
-        facts.pop(key, None)
+    if isinstance(event, Decided):
+        for key in _LONG:
+            facts.pop(key, None)
     say(_NAMES.get(name, name), **facts)

@@ -13,9 +13,17 @@ import msgspec
 Finish = Literal["stop", "length"]
 Effort = Literal["none", "low", "medium", "high"]
 
+STRATEGIES = ("auto", "cpu fp32", "cpu bf16")  # that a worker runs
+TEMPLATES = ("auto", "chat", "think", "fast")  # that it writes prompts by
+
 MAX_FRAME = 64 * 2**20  # bytes; a longer frame means that the stream is out of step
 SAVED_PART = 16 * 2**20  # bytes of a saved sequence in one frame
 _LENGTH = struct.Struct("<I")
+
+
+def one_of(names: tuple[str, ...]) -> str:
+    """'auto', 'chat' or 'fast'"""
+    return f"{', '.join(map(repr, names[:-1]))} or {names[-1]!r}"
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -80,6 +88,13 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     cache: str = ""  # directory for prepared weights; "": none
 
 
+class InitialState(msgspec.Struct, frozen=True):
+    """A state-tuned initial state: its file, and the SHA-256 of what is in it, which is its name."""
+
+    path: str
+    hash: str
+
+
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     """Start one sequence; `id` is unique for the life of the worker."""
 
@@ -89,6 +104,7 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     max_tokens: int | None = None  # None: until the model stops or its context is full
     stop: list[str] = []
     echo: bool = False
+    state: InitialState | None = None  # None: it begins from nothing
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):

@@ -1,7 +1,6 @@
-"""Stand-ins for the parts that a test does not test: an engine that follows a script, and a daemon without processes."""
+"""A stand-in for the daemon, without processes: its catalogue, its journal, and a real supervisor over fake engines."""
 
 import asyncio
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,8 +9,8 @@ import msgspec
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.config import Settings
 from cortexd.daemon import Readiness
-from cortexd.engines.protocol import Engine, EngineFacts, EngineHost, GenerationRequest, LoadProgress, Suspension
-from cortexd.errors import BadRequest, CortexdError, EngineDied, LoadFailed, UnknownModel
+from cortexd.engines.protocol import Engine
+from cortexd.errors import CortexdError, UnknownModel
 from cortexd.events import Decided, Event, EventBus, RequestEnded
 from cortexd.lifecycle.administration import Administration
 from cortexd.lifecycle.history import History
@@ -19,199 +18,10 @@ from cortexd.lifecycle.incarnation import Incarnation
 from cortexd.lifecycle.policy import Policy
 from cortexd.lifecycle.prediction import Predictor
 from cortexd.lifecycle.supervisor import Supervisor
-from cortexd.memory.process import Usage as MemoryUsage
-from cortexd.wire import ChatPrompt, Delta, Prompt, TextPrompt, Usage
-
-_PIECE = re.compile(r"\s*\S+\s*")
-
-
-class Reply:
-    """What a fake engine says to one prompt: a word a delta, then `error` or a finish."""
-
-    def __init__(
-        self,
-        text: str = "",
-        *,
-        thought: str = "",
-        error: Exception | None = None,
-        endless: bool = False,
-        gate: asyncio.Event | None = None,
-    ) -> None:
-        self.text = text
-        self.thought = thought
-        self.error = error
-        self.endless = endless  # says `text` again and again
-        self.gate = gate  # waited for before each delta
-        self.then: Reply | None = None  # said in its place from the second time on
-
-
-class Script:
-    """How all engines of one model behave, through all its incarnations."""
-
-    def __init__(self) -> None:
-        self.replies: dict[str, Reply] = {}
-        self.otherwise = Reply("Hello, dear world!")
-        self.loading = asyncio.Event()  # a load ends only while this is set
-        self.loading.set()
-        self.load_error: str | None = None
-        self.engines: list[FakeEngine] = []
-
-    def reply_to(self, prompt: str) -> Reply:
-        reply = self.replies.get(prompt, self.otherwise)
-        if reply.then is not None:
-            self.replies[prompt] = reply.then
-        return reply
-
-    @property
-    def generations(self) -> list["FakeGeneration"]:
-        return [generation for engine in self.engines for generation in engine.generations]
-
-
-class FakeGeneration:
-    """Implements `cortexd.engines.protocol.Generation`. A token is a word; a prompt has as many tokens as words."""
-
-    def __init__(self, request: GenerationRequest, reply: Reply, died: asyncio.Event) -> None:
-        self.request = request
-        self.cancelled = False
-        self.finished = False
-        self.failure: CortexdError | None = None
-        self._reply = reply
-        self._died = died
-        self._attached = asyncio.Event()  # not suspended
-        self._attached.set()
-        text, self._finish = _shortened(reply.text, request)
-        self._thoughts = _PIECE.findall(reply.thought)
-        self._words = _PIECE.findall(text)
-        self.said = 0
-
-    def __aiter__(self) -> "FakeGeneration":
-        return self
-
-    async def __anext__(self) -> Delta:
-        await asyncio.sleep(0)
-        if self._reply.gate is not None and not self.cancelled:
-            await self._reply.gate.wait()
-        await self._attached.wait()
-        if self.cancelled or self.finished:
-            raise StopAsyncIteration
-        if self.failure is not None:
-            raise self.failure
-        if self._died.is_set():
-            raise EngineDied
-        said, self.said = self.said, self.said + 1
-        if said < len(self._thoughts):
-            return Delta(0, reasoning=self._thoughts[said])
-        word = said - len(self._thoughts)
-        if self._reply.endless:
-            return Delta(0, self._words[word % len(self._words)])
-        if word < len(self._words):
-            return Delta(0, self._words[word])
-        if self._reply.error is not None:
-            raise self._reply.error
-        self.finished = True
-        usage = Usage(len(prompt_text(self.request.prompt).split()), said, len(self._thoughts))
-        return Delta(0, finish=self._finish, usage=usage)
-
-    def cancel(self) -> None:
-        self.cancelled = self.cancelled or not self.finished
-        self._attached.set()
-
-    def detach(self) -> None:
-        self._attached.clear()
-
-    def attach(self, died: asyncio.Event) -> None:
-        self._died = died
-        self._attached.set()
-
-    def fail(self, error: CortexdError) -> None:
-        self.failure = error
-        self._attached.set()
-
-
-class FakeSuspension:
-    """Implements `cortexd.engines.protocol.Suspension`."""
-
-    size = 1000  # bytes
-
-    def __init__(self, generations: list[FakeGeneration]) -> None:
-        self.generations = generations
-
-    def fail(self, error: CortexdError) -> None:
-        for generation in self.generations:
-            generation.fail(error)
-
-
-class FakeEngine:
-    """Implements `cortexd.engines.protocol.Engine` by a script."""
-
-    def __init__(self, spec: ModelSpec, script: Script) -> None:
-        self.spec = spec
-        self.generations: list[FakeGeneration] = []
-        self.stopped = False
-        self.parked = False
-        self._script = script
-        self._died = asyncio.Event()
-
-    @classmethod
-    def footprint(cls, spec: ModelSpec, host: EngineHost) -> dict[str, int]:
-        return {"cpu": spec.size}
-
-    async def start(self, report: Callable[[LoadProgress], None]) -> EngineFacts:
-        report(LoadProgress("reading", 0.4))
-        await self._script.loading.wait()
-        if self._script.load_error is not None:
-            raise LoadFailed(self._script.load_error)
-        return EngineFacts(description="fake", context=1000, loaded_bytes=1_000_000, parks=True, suspends=True)
-
-    async def probe(self) -> None:
-        pass
-
-    def generate(self, request: GenerationRequest) -> FakeGeneration:
-        reply = self._script.reply_to(prompt_text(request.prompt))
-        generation = FakeGeneration(request, reply, self._died)
-        self.generations.append(generation)
-        return generation
-
-    async def park(self) -> None:
-        self.parked = True
-
-    async def resume(self, report: Callable[[LoadProgress], None]) -> EngineFacts:
-        self.parked = False
-        return await self.start(report)
-
-    async def suspend(self) -> FakeSuspension:
-        suspended = [generation for generation in self.generations if not (generation.cancelled or generation.finished)]
-        for generation in suspended:
-            self.generations.remove(generation)
-            generation.detach()
-        return FakeSuspension(suspended)
-
-    def adopt(self, suspension: Suspension) -> None:
-        assert isinstance(suspension, FakeSuspension), "only what an engine of this kind has saved"
-        self.generations += suspension.generations
-        for generation in suspension.generations:
-            generation.attach(self._died)
-        suspension.generations = []
-
-    def pids(self) -> list[int]:
-        return []
-
-    async def ping(self) -> None:
-        if self._died.is_set():
-            raise EngineDied
-
-    async def stop(self, grace: float) -> None:
-        self.stopped = True
-        self._died.set()
-
-    async def ended(self) -> str:
-        await self._died.wait()
-        if self.stopped:
-            await asyncio.get_running_loop().create_future()
-        return "it was told to"
-
-    def die(self) -> None:
-        self._died.set()
+from cortexd.memory.process import Usage
+from cortexd.rollouts import Rollouts
+from cortexd.state_library import StateLibrary
+from tests.fake_engine import FakeEngine, Script
 
 
 class FakeCatalogue:
@@ -233,6 +43,18 @@ class FakeCatalogue:
     def refresh(self) -> None:
         self._specs += self.arrives
         self.arrives = []
+
+    def editions(self) -> list[ModelSpec]:
+        return []
+
+    def split(self, name: str) -> None:
+        """None of its names is an alias that leads elsewhere."""
+
+    def change(self, name: str, **keys: Any) -> ModelSpec:
+        """As another configuration would."""
+        changed = msgspec.structs.replace(self.resolve(name), **keys)
+        self._specs = [changed if spec.name == name else spec for spec in self._specs]
+        return changed
 
 
 class FakeJournal:
@@ -296,7 +118,14 @@ class FakeDaemon:
             estimate=lambda spec: {} if ceiling is None else {"cpu": spec.size},
             **policy,
         )
+        self.rollouts = Rollouts(
+            self.supervisor, self._reconcile, lambda _name, _proven: None, lambda _: None, self.bugs.append
+        )
+        self.rollouts.version = 18
+        self.desired: list[tuple[str, str, dict[str, Any]]] = []  # name, author, keys
+        self.refuses_changes: CortexdError | None = None
         self.administration = Administration(self.supervisor)
+        self.states = StateLibrary(None, None)
         self.predictor: Predictor | None = Predictor()
         self._listening = self.events.subscribed(self._note)
         self._listening.__enter__()
@@ -321,6 +150,24 @@ class FakeDaemon:
         self.refreshes += 1
         self.catalogue.refresh()
 
+    async def recall(self, name: str) -> None:
+        """There are no earlier configurations."""
+
+    async def desire(self, name: str, author: str, reason: str, **keys: Any) -> None:
+        """As the real one, without keeping it."""
+        if self.refuses_changes is not None:
+            raise self.refuses_changes
+        self.desired.append((name, author, keys))
+        self.catalogue.change(name, **keys)
+        self._reconcile()
+
+    def _reconcile(self) -> None:
+        specs = self.rollouts.specs(self.catalogue.specs())
+        for spec in specs:
+            if spec.hash in self.supervisor.models:
+                self.supervisor.manage(spec).pinned = False
+        self.supervisor.reconcile(specs)
+
     def readiness(self) -> Readiness:
         return Readiness(all(check == "ok" for check in self.checks.values()), self.checks)
 
@@ -333,6 +180,7 @@ class FakeDaemon:
         return engine
 
     def _note(self, event: Event) -> None:
+        self.rollouts.note(event)
         if isinstance(event, Decided):
             self.journal.note(event)
         if isinstance(event, RequestEnded):
@@ -347,8 +195,8 @@ class FakeGauge:
         self.resident: dict[str, int] = {}
         self.kills = 0
 
-    def measure(self, pids: list[int]) -> MemoryUsage:
-        return MemoryUsage(dict(self.resident), dict(self.resident))
+    def measure(self, pids: list[int]) -> Usage:
+        return Usage(dict(self.resident))
 
     def oom_kills(self) -> int:
         return self.kills
@@ -377,33 +225,3 @@ def supervisor_over(
         events.publish,
         bugs.append,
     )
-
-
-def prompt_text(prompt: Prompt) -> str:
-    """The last turn of a chat, a text, or token ids as decimal numbers."""
-    if isinstance(prompt, ChatPrompt):
-        return prompt.turns[-1].text
-    if isinstance(prompt, TextPrompt):
-        return prompt.text
-    return " ".join(map(str, prompt.tokens))
-
-
-def refusing(message: str, param: str | None = None) -> Reply:
-    return Reply(error=BadRequest(message, param=param))
-
-
-def failing(error: CortexdError, after: str = "") -> Reply:
-    return Reply(after, error=error)
-
-
-def _shortened(text: str, request: GenerationRequest) -> tuple[str, str]:
-    """Up to the first stop string and no longer than max_tokens, with the finish that this means."""
-    ends = [text.find(stop) for stop in request.stop if stop in text]
-    if request.echo:
-        text = prompt_text(request.prompt) + text
-    if ends:
-        return text[: min(ends)], "stop"
-    words = _PIECE.findall(text)
-    if request.max_tokens is not None and len(words) > request.max_tokens:
-        return "".join(words[: request.max_tokens]), "length"
-    return text, "stop"

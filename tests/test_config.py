@@ -184,7 +184,8 @@ def test_flags_and_variables_are_read_by_the_type_of_their_key(tmp_path: Path):
 def test_every_value_has_an_origin(tmp_path: Path):
     file = tmp_path / "cortexd.toml"
     file.write_text(
-        "[server]\nhost = 'a'\nport = 1\ndrain_s = 1\n\n[[model]]\nname = 'x'\n[model.limits]\nmax_tokens = 3"
+        "[server]\nhost = 'a'\nport = 1\ndrain_s = 1\n\n[[model]]\nname = 'x'\n[model.limits]\nmax_tokens = 3\n"
+        "[[alias]]\nname = 'y'\nto = { x = 1 }"
     )
     environment = HOME | {"CORTEXD_SERVER__PORT": "2", "CORTEXD_SERVER__DRAIN_S": "2"}
     reading = read_settings(file, environment, ("server.drain_s=3",))
@@ -196,8 +197,9 @@ def test_every_value_has_an_origin(tmp_path: Path):
     assert origins["models", "directories"] == "default"
     assert origins["model", 0, "limits", "max_tokens"] == f"{file}:9"
     assert origins["model", 0, "pin"] == "default"
+    assert origins["alias", 0, "to"] == f"{file}:12"
     said = {path for path, origin in origins.items() if origin != "default"}
-    assert len(said) == 5
+    assert len(said) == 7
     assert {key.path for key in keys(Settings)} == {tuple(p for p in path if isinstance(p, str)) for path in origins}
 
 

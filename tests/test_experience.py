@@ -10,6 +10,8 @@ from cortexd.errors import StoreFailed
 from cortexd.events import Decided, RequestEnded
 from cortexd.experience import Experience
 from cortexd.lifecycle.history import History
+from cortexd.store.snapshot import Origin
+from cortexd.store.store import Store
 
 GOOSE = ModelSpec(name="goose", source="file", path="/goose", weights="1")
 
@@ -72,6 +74,23 @@ async def test_a_second_daemon_on_the_same_database_is_refused(tmp_path: Path):
     experience, history = await opened(tmp_path / "cortexd.db")
     with pytest.raises(StoreFailed):
         Experience(tmp_path / "cortexd.db", no_bug)
+    await experience.close(history)
+
+
+async def test_a_database_that_cannot_be_opened_is_told_and_its_configuration_is_still_known(tmp_path: Path):
+    store = Store(tmp_path / "cortexd.db", no_bug)
+    await store.start()
+    origin = Origin(author="ada", reason="because", source="api")
+    await store.snapshots.put({"port": 1}, origin, expected=0)
+    await store.close()
+    (tmp_path / "cortexd.db").unlink()
+    (tmp_path / "cortexd.db").mkdir()  # what no database can be made in the place of, even by root
+    experience, history = await opened(tmp_path / "cortexd.db")
+    assert experience.failure is not None
+    assert experience.health() == experience.failure.message
+    assert experience.copied_head is not None
+    assert experience.copied_head.current.document == {"port": 1}
+    experience.note_residents(["goose"])
     await experience.close(history)
 
 

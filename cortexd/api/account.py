@@ -3,7 +3,7 @@
 from time import perf_counter, time
 
 from cortexd.errors import CortexdError
-from cortexd.events import RequestEnded
+from cortexd.events import Chosen, RequestEnded
 from cortexd.lifecycle.lease import Lease
 from cortexd.wire import Usage
 
@@ -16,11 +16,14 @@ class Account:
     def __init__(self, request_id: str, route: str) -> None:
         self.request_id = request_id
         self.model = ""  # the name in the catalogue: empty until it is known
+        self.chosen: Chosen | None = None
+        self.config = ""  # version of the configuration, as in the header
         self._route = route
         self._began = perf_counter()
         self._status = 200
         self._finish = ""
         self._queue_ms = 0.0
+        self._load_ms = 0.0
         self._first_token_ms: float | None = None
         self._usage = Usage(0, 0)
 
@@ -29,7 +32,7 @@ class Account:
         return (perf_counter() - self._began) * 1000
 
     def granted(self, lease: Lease) -> None:
-        self._queue_ms = lease.queue_ms
+        self._queue_ms, self._load_ms = lease.queue_ms, lease.load_ms
 
     def first_token(self) -> None:
         if self._first_token_ms is None:
@@ -49,10 +52,13 @@ class Account:
             at=time(),
             request=self.request_id,
             model=self.model,
+            chosen=self.chosen,
+            config=self.config,
             route=self._route,
             status=self._status,
             finish=self._finish,
             queue_ms=round(self._queue_ms, 1),
+            load_ms=round(self._load_ms, 1),
             first_token_ms=None if self._first_token_ms is None else round(self._first_token_ms, 1),
             total_ms=round(self.elapsed_ms, 1),
             prompt_tokens=self._usage.prompt_tokens,

@@ -27,12 +27,12 @@ class JournalEndpoint:
         """The newest decisions that fit, newest first; `before` is the id of the last one seen."""
         asked = request.query_params
         name = None if "model" not in asked else name_of(self._daemon, asked["model"])
-        limit = _whole(asked, "limit", _MOST_ROWS)
+        limit = whole(asked, "limit", _MOST_ROWS)
         decisions = await self._daemon.journal.query(
             model=name,
             kinds=one_of(asked, "kind", DECISIONS),
             since=_since(asked),
-            before_id=_whole(asked, "before", _MOST_ID),
+            before_id=whole(asked, "before", _MOST_ID),
             limit=_USUAL_ROWS if limit is None else limit,
         )
         if name is not None and not decisions:
@@ -56,7 +56,7 @@ def one_of(asked: QueryParams, name: str, known: tuple[str, ...]) -> list[str] |
     return given or None
 
 
-def _whole(asked: QueryParams, name: str, most: int) -> int | None:
+def whole(asked: QueryParams, name: str, most: int) -> int | None:
     written = asked.get(name)
     if written is None:
         return None

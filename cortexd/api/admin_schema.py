@@ -39,6 +39,7 @@ class SpecFacts(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...]
     keep_alive: float | None
     pin: bool
+    state: str | None
     sampling: SamplingDefaults
     limits: Limits
     problem: str | None

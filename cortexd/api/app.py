@@ -14,19 +14,18 @@ from cortexd.api.models import ModelEndpoints
 from cortexd.api.openai import chat_endpoint, completion_endpoint
 from cortexd.api.probes import Probes
 from cortexd.api.refusals import refusal
+from cortexd.api.runner import runner_routes
 from cortexd.daemon import Daemon
 from cortexd.errors import CortexdError, MethodNotAllowed, UnknownRoute
 
 
 def create_app(daemon: Daemon) -> Starlette:
     """Whoever serves it closes `state.event_log` first, for what streams events would go on for ever."""
-    models, probes, log = ModelEndpoints(daemon), Probes(daemon), EventLog(daemon.events)
+    probes, log = Probes(daemon), EventLog(daemon.events)
     app = Starlette(
         routes=[
-            Route("/v1/models", models.all, methods=["GET"]),
-            Route("/v1/models/{id:path}", models.one, methods=["GET"]),
-            Route("/v1/chat/completions", chat_endpoint(daemon), methods=["POST"]),
-            Route("/v1/completions", completion_endpoint(daemon), methods=["POST"]),
+            *_openai_routes(daemon),
+            *runner_routes(daemon),
             Route("/healthz", probes.alive, methods=["GET"]),
             Route("/health", probes.alive, methods=["GET"]),
             Route("/readyz", probes.ready, methods=["GET"]),
@@ -39,6 +38,21 @@ def create_app(daemon: Daemon) -> Starlette:
     app.state.event_log = log
     app.router.redirect_slashes = False  # a URL is right or it is unknown
     return app
+
+
+def _openai_routes(daemon: Daemon) -> list[Route]:
+    """RWKV-Runner's clients leave out `/v1`."""
+    models, chat, completion = ModelEndpoints(daemon), chat_endpoint(daemon), completion_endpoint(daemon)
+    return [
+        route
+        for prefix in ("/v1", "")
+        for route in (
+            Route(f"{prefix}/models", models.all, methods=["GET"]),
+            Route(f"{prefix}/models/{{id:path}}", models.one, methods=["GET"]),
+            Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
+            Route(f"{prefix}/completions", completion, methods=["POST"]),
+        )
+    ]
 
 
 async def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's signature

@@ -1,7 +1,8 @@
 """From the bytes of a body to a request, or to one sentence that says which field is wrong, and how."""
 
 import re
-from typing import Generic, TypeVar
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
@@ -26,6 +27,7 @@ _WORDS = {
     "object": "an object",
     "null": "null",
 }
+_DEEPEST = 64
 _raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -51,6 +53,29 @@ class BodyDecoder(Generic[T]):
             if not _asks_nothing(name, fields[name]):
                 raise BadRequest(f"{name} is not supported yet; leave it out.", param=name)
         return request, [name for name in fields if name not in self._known]
+
+
+def decode_json(body: bytes) -> Any:
+    """Whatever JSON it is; raises BadRequest."""
+    too_deep = BadRequest("The body is nested too deeply.")
+    try:
+        document = msgspec.json.decode(body)
+    except RecursionError:
+        raise too_deep from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(_malformed(body, error)) from None
+    level: list[Any] = [document]
+    for _ in range(_DEEPEST):
+        level = [inner for one in level for inner in _inside(one)]
+    if level:
+        raise too_deep
+    return document
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value).values()
+    return cast("list[Any]", value) if isinstance(value, list) else ()
 
 
 def _asks_nothing(name: str, value: msgspec.Raw) -> bool:

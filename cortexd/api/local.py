@@ -21,10 +21,10 @@ class LocalOnly:
         headers = Headers(scope=scope)
         # A proxy on this machine also comes from loopback, and its client need not.
         if not _is_local(scope) or any(name in headers for name in _BY_PROXY):
-            raise Forbidden("/admin answers only to clients on the same machine, over loopback or a unix socket.")
+            raise Forbidden("This URL answers only to clients on the same machine, over loopback or a unix socket.")
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
-            raise Forbidden("/admin does not answer to pages of other sites.")
+            raise Forbidden("This URL does not answer to pages of other sites.")
         await self._app(scope, receive, send)
 
 

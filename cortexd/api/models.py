@@ -55,7 +55,7 @@ class ModelEndpoints:
         return json_response(self._describe(await find_model(self._daemon, request.path_params["id"])))
 
     def _describe(self, spec: ModelSpec) -> ModelObject:
-        status = self._daemon.supervisor.status(spec)
+        status = self._daemon.supervisor.status(self._daemon.rollouts.serving(spec).spec)
         facts = ModelFacts(
             state=status.state,
             incarnation=status.incarnation,

@@ -3,9 +3,11 @@
 import asyncio
 import hashlib
 import re
+import secrets
 from collections.abc import Iterable
 from time import time
 
+import msgspec
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
@@ -15,14 +17,17 @@ from cortexd.api.account import Account
 from cortexd.api.bodies import read_body
 from cortexd.api.decoding import BodyDecoder
 from cortexd.api.dialects import ChatDialect, Dialect, Heading, TextDialect
-from cortexd.api.schema import ChatRequest, CompletionRequest, SamplingFields
+from cortexd.api.schema import ChatRequest, CompletionRequest, Message, SamplingFields
 from cortexd.api.streaming import Exchange, Manner
 from cortexd.api.translation import generation_requests, keep_alive_of
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.daemon import Daemon
 from cortexd.errors import CortexdError, UnknownModel, UnsupportedCheckpoint
+from cortexd.events import Chosen
+from cortexd.wire import InitialState
 
 _KEEP_ALIVE = "x-cortexd-keep-alive"
+_SESSION = "x-cortexd-session"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MOST_NAMES = 32  # of ignored fields, told to a client
 _PATIENCE = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
@@ -61,10 +66,13 @@ class AnswerEndpoint:
         """Raises CortexdError for whatever can be known to be wrong before the model is asked."""
         settings = self._daemon.settings.server
         asked, ignored = self._decoder.decode(await read_body(request, settings.max_body_bytes))
-        spec = await find_model(self._daemon, asked.model)
+        account.chosen = self._chosen(asked, request.headers)
+        name = account.chosen.target if account.chosen is not None else asked.model
+        served = self._daemon.rollouts.serving(await find_model(self._daemon, name))
+        spec = served.spec
         account.model = spec.name
-        if spec.problem is not None:
-            spec = self._daemon.supervisor.in_memory(spec.name) or spec
+        if spec.problem is not None and (loaded := self._daemon.supervisor.in_memory(spec.name)) is not None:
+            spec, served = loaded, msgspec.structs.replace(served, spec=loaded)
         if spec.problem is not None:
             raise UnsupportedCheckpoint(spec.problem)
         usage_asked = asked.stream_options is not None and bool(asked.stream_options.include_usage)
@@ -74,11 +82,21 @@ class AnswerEndpoint:
             comment_s=settings.loading_comment_s,
             usage_asked=usage_asked,
             keep_alive=_keep_alive(asked, request.headers),
-            headers=_told_of(ignored),
+            headers=told_of(ignored),
         )
-        heading = Heading(int(time()), spec.name, _fingerprint(spec), usage_asked)
-        requests = generation_requests(asked, spec)
-        return Exchange(self._daemon.supervisor, spec, requests, self._dialect(heading), manner, account)
+        state = self._daemon.states.initial(spec, asked.state)
+        heading = Heading(int(time()), spec.name, _fingerprint(spec, state), usage_asked)
+        requests = generation_requests(asked, spec, state)
+        return Exchange(
+            self._daemon.supervisor, self._daemon.rollouts, served, requests, self._dialect(heading), manner, account
+        )
+
+    def _chosen(self, asked: ChatRequest | CompletionRequest, headers: Headers) -> Chosen | None:
+        if (split := self._daemon.catalogue.split(asked.model)) is None:
+            return None
+        session = _session(asked, headers)
+        digest = hashlib.sha256(session.encode()).hexdigest()[:16]
+        return Chosen(asked.model.lower(), split.choose(session), digest)
 
 
 def chat_endpoint(daemon: Daemon) -> AnswerEndpoint:
@@ -90,23 +108,38 @@ def completion_endpoint(daemon: Daemon) -> AnswerEndpoint:
 
 
 async def find_model(daemon: Daemon, name: str) -> ModelSpec:
-    """Looks into the directories again before it says no, or that a file is damaged; raises UnknownModel."""
+    """As it is wanted. Looks into the directories again before it says no, or that a file is damaged; raises UnknownModel."""
     try:
         spec = daemon.catalogue.resolve(name)
         if spec.problem is None:
             return spec
     except UnknownModel:
-        pass
+        await daemon.recall(name)
     await daemon.refresh_catalogue()
     return daemon.catalogue.resolve(name)
 
 
-def _fingerprint(spec: ModelSpec) -> str:
-    """Changes with whatever may change the answers: the weights, how they are run, and this program."""
-    return f"fp_{hashlib.sha256(f'{__version__} {spec.hash}'.encode()).hexdigest()[:12]}"
+def _session(asked: ChatRequest | CompletionRequest, headers: Headers) -> str:
+    """What the requests of one conversation have in common: what they say of it, else how it began."""
+    said = headers.get(_SESSION) or asked.user
+    if said or isinstance(asked, CompletionRequest):
+        return said or secrets.token_hex(8)
+    begin: list[Message] = []
+    for message in asked.messages:
+        begin.append(message)
+        if message.role == "user":
+            break
+    return hashlib.sha256(msgspec.json.encode(begin)).hexdigest()
 
 
-def _told_of(ignored: Iterable[str]) -> dict[str, str]:
+def _fingerprint(spec: ModelSpec, state: InitialState | None) -> str:
+    """Changes with whatever may change the answers: the weights, how they are run, what they start from, and this program."""
+    parts = [__version__, spec.hash, *([] if state is None else [state.hash])]
+    return f"fp_{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
+
+
+def told_of(ignored: Iterable[str]) -> dict[str, str]:
+    """The header that names what was ignored of a body."""
     plain = [name for name in ignored if _PLAIN_NAME.fullmatch(name)][:_MOST_NAMES]
     return {"x-cortexd-ignored": ", ".join(plain)} if plain else {}
 

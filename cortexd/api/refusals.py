@@ -5,7 +5,7 @@ import math
 import msgspec
 from starlette.responses import Response
 
-from cortexd.errors import CortexdError
+from cortexd.errors import CortexdError, StaleVersion
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -13,6 +13,10 @@ class ErrorBody(msgspec.Struct, frozen=True):
     type: str
     param: str | None
     code: str
+    current: int | msgspec.UnsetType = msgspec.UNSET  # of a stale change: the version in force
+    changed: tuple[str, ...] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )  # and the keys that differ from the one it was made for
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -23,7 +27,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 def envelope(error: CortexdError) -> Envelope:
-    return Envelope(ErrorBody(error.message, error.type, error.param, error.code))
+    body = ErrorBody(error.message, error.type, error.param, error.code)
+    if isinstance(error, StaleVersion):
+        body = msgspec.structs.replace(body, current=error.current, changed=error.changed)
+    return Envelope(body)
 
 
 def refusal(error: CortexdError) -> Response:

@@ -95,6 +95,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     alpha_decay: Decay | None = None
     logit_bias: Annotated[dict[BiasKey, Bias], Meta(max_length=1024)] | None = None
     keep_alive: KeepAlive | None = None  # seconds or a duration; negative: for ever
+    state: Annotated[str, Meta(max_length=256)] | None = None  # to start from: a name or name@version; "": none
     user: str | None = None
     metadata: dict[str, str] | None = None
 

@@ -19,6 +19,7 @@ from cortexd.engines.protocol import GenerationRequest
 from cortexd.errors import CortexdError, EngineDied, ShuttingDown, Unavailable
 from cortexd.lifecycle.lease import Lease, Tier
 from cortexd.lifecycle.supervisor import Supervisor
+from cortexd.rollouts import Rollouts, Served
 from cortexd.wire import Delta
 
 _UNINTERRUPTED = 32  # chunks in a row, after which other requests get a turn
@@ -45,6 +46,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
     load_ms: int
     queue_ms: int
     evicted: tuple[str, ...]
+    config: str | None  # version of the configuration that answers
 
 
 class Exchange:
@@ -58,14 +60,16 @@ class Exchange:
     def __init__(
         self,
         supervisor: Supervisor,
-        spec: ModelSpec,
+        rollouts: Rollouts,
+        served: Served,
         requests: Sequence[GenerationRequest],
         dialect: Dialect,
         manner: Manner,
         account: Account,
     ) -> None:
         self._supervisor = supervisor
-        self._spec = spec
+        self._rollouts = rollouts
+        self._served = served
         self._requests = requests
         self._dialect = dialect
         self._manner = manner
@@ -92,8 +96,26 @@ class Exchange:
         else:
             pump.result()
 
+    @property
+    def _spec(self) -> ModelSpec:
+        return self._served.spec
+
     def _ask(self) -> Lease:
-        return self._supervisor.lease(self._spec, owner=self._account.request_id, keep_alive=self._manner.keep_alive)
+        """Of what answers now: as the model is configured, or else as it last was when it loaded."""
+        while True:
+            self._account.config = self._served.header or ""
+            owner = self._account.request_id
+            try:
+                return self._supervisor.lease(self._spec, owner=owner, keep_alive=self._manner.keep_alive)
+            except CortexdError as error:
+                self._fall_back(error)
+
+    def _fall_back(self, error: CortexdError) -> None:
+        """Raises the error where nothing else has ever answered for this model."""
+        served = self._rollouts.fall_back(self._spec, error) if self._served.fallback is None else None
+        if served is None:
+            raise error
+        self._served = served
 
     def _ask_again(self, error: EngineDied) -> None:
         """The engine has died before the client has seen anything of it: what it does not know does not hurt it, once."""
@@ -126,8 +148,17 @@ class Exchange:
         await send({"type": "http.response.start", "status": 200, "headers": raw_headers(headers)})
         await send({"type": "http.response.body", "body": body})
 
+    async def _is_granted(self, timeout: float | None) -> bool:  # noqa: ASYNC109 - a time-out is an answer here
+        """Whether the model is there by then; one that does not load as it is configured is asked for as it last was."""
+        try:
+            return await self._lease.granted(timeout)
+        except CortexdError as error:
+            self._fall_back(error)
+            self._lease = self._ask()
+            return await self._lease.granted(timeout)
+
     async def _granted(self) -> None:
-        if not await self._lease.granted(self._manner.patience):
+        if not await self._is_granted(self._manner.patience):
             eta = self._lease.progress().eta_s
             usual = self._supervisor.status(self._spec).load_s
             raise Unavailable(
@@ -165,11 +196,15 @@ class Exchange:
     async def _tell_progress(self, stream: EventStream) -> None:
         while True:
             await stream.comment("cortexd", self._lease.progress())
-            if await self._lease.granted(self._manner.comment_s):
+            if await self._is_granted(self._manner.comment_s):
                 break
         lease = self._lease
         granted = Granted(
-            tier=lease.tier, load_ms=round(lease.load_ms), queue_ms=round(lease.queue_ms), evicted=lease.evicted
+            tier=lease.tier,
+            load_ms=round(lease.load_ms),
+            queue_ms=round(lease.queue_ms),
+            evicted=lease.evicted,
+            config=self._served.header,
         )
         await stream.comment("cortexd", granted)
 
@@ -180,7 +215,7 @@ class Exchange:
 
     async def _first(self, stream: EventStream) -> tuple[int, Delta]:
         """The first delta. Unless it has to be waited for, nothing is sent until it is there: a refusal can still be a status."""
-        if not await self._lease.granted(timeout=0):
+        if not await self._is_granted(0):
             if not stream.started:
                 await stream.start(self._headers(waited=True))
             await self._tell_progress(stream)
@@ -227,6 +262,8 @@ class Exchange:
             "x-cortexd-model": _in_header(self._spec.name),
             "openai-processing-ms": str(round(self._account.elapsed_ms)),
         }
+        if (config := self._served.header) is not None:
+            headers["x-cortexd-config"] = config
         lease = self._lease
         if not waited:
             headers["x-cortexd-tier"] = lease.tier

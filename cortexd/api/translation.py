@@ -17,7 +17,7 @@ from cortexd.catalogue.spec import ModelSpec
 from cortexd.durations import seconds_of
 from cortexd.engines.protocol import GenerationRequest
 from cortexd.errors import BadRequest
-from cortexd.wire import ChatPrompt, Effort, Prompt, Sampling, TextPrompt, TokenPrompt, Turn
+from cortexd.wire import ChatPrompt, Effort, InitialState, Prompt, Sampling, TextPrompt, TokenPrompt, Turn
 
 T = TypeVar("T")
 
@@ -32,8 +32,10 @@ _EFFORTS: dict[ReasoningEffort, Effort] = {
 _SEEDS = 2**64
 
 
-def generation_requests(request: ChatRequest | CompletionRequest, spec: ModelSpec) -> list[GenerationRequest]:
-    """One for each answer, those to the first prompt first; raises BadRequest."""
+def generation_requests(
+    request: ChatRequest | CompletionRequest, spec: ModelSpec, state: InitialState | None = None
+) -> list[GenerationRequest]:
+    """One for each answer, those to the first prompt first, all of them from `state`; raises BadRequest."""
     _check_options(request)
     prompts = prompts_of(request)
     choices = 1 if request.n is None else request.n
@@ -52,6 +54,7 @@ def generation_requests(request: ChatRequest | CompletionRequest, spec: ModelSpe
             max_tokens=max_tokens,
             stop=stop,
             echo=isinstance(request, CompletionRequest) and bool(request.echo),
+            state=state,
         )
         for prompt in prompts
         for choice in range(choices)
@@ -156,7 +159,7 @@ def _max_tokens(request: SamplingFields, spec: ModelSpec) -> int:
     limit = spec.limits.max_tokens
     if asked is not None and asked > limit:
         raise BadRequest(f"{name} must be at most {limit}, the limit of {spec.name}.", param=name)
-    return limit if asked is None else asked
+    return min(spec.sampling.max_tokens, limit) if asked is None else asked
 
 
 def _check_options(request: ChatRequest | CompletionRequest) -> None:

@@ -1,6 +1,7 @@
 """All models that a client may name. A name is a key in here, never a path."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ import msgspec
 from cortexd import demo
 from cortexd.catalogue.scan import Found, Scanner
 from cortexd.catalogue.spec import Limits, ModelSpec, SamplingDefaults, Source
+from cortexd.catalogue.split import Split
 from cortexd.config import Model, Settings, effective
 from cortexd.errors import UnknownModel
 
@@ -17,25 +19,77 @@ T = TypeVar("T", bound=msgspec.Struct)
 _NEAREST = 3
 
 
-class Catalogue:
-    """Configured models, what was found in the models directories, and the embedded one, in this order of precedence."""
+class Edition(msgspec.Struct, frozen=True):
+    """`goose@17`: a model as an earlier version of the configuration had it."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._directories = [Path(directory).expanduser().absolute() for directory in settings.models.directories]
+    model: str
+    version: int
+
+    @classmethod
+    def of(cls, name: str) -> "Edition | None":
+        """None for a name that is no such one."""
+        model, at, version = name.rpartition("@")
+        if not (
+            at and model and version.isascii() and version.isdigit() and int(version[:12]) > 0 and len(version) < 12
+        ):
+            return None
+        return cls(model, int(version))
+
+    def __str__(self) -> str:
+        return f"{self.model}@{self.version}"
+
+
+class Catalogue:
+    """Configured models, what was found in the models directories, and the embedded one, in this order of precedence.
+
+    Beside them, under names such as `goose@17`, models as earlier versions of the configuration had them: as far as a
+    client has asked for them, or an alias names them.
+    """
+
+    def __init__(self, settings: Settings, *, like: "Catalogue | None" = None) -> None:
+        """`like` is one whose reading of files need not be repeated."""
+        self.directories = [Path(directory).expanduser().absolute() for directory in settings.models.directories]
         self._settings = settings
         self._embedded = settings.models.embedded
-        self._scanner = Scanner()
+        self._scanner = like._scanner if like is not None else Scanner()
         self._specs: dict[str, ModelSpec] = {}
         self._names: dict[str, str] = {}  # lower case name or alias → name
+        self._past: dict[Edition, Settings] = {}
+        self._editions: dict[str, ModelSpec] = {}
+        self._splits = {alias.name.lower(): Split.of(alias.to) for alias in settings.alias}
 
     def specs(self) -> list[ModelSpec]:
+        """Of today's configuration, by name."""
         return list(self._specs.values())
 
+    def editions(self) -> list[ModelSpec]:
+        """Of earlier ones, as far as they were recalled; each is named as it is asked for."""
+        return list(self._editions.values())
+
+    def aliases(self) -> list[str]:
+        """Names that stand for others, in lower case."""
+        return list(self._splits)
+
+    def split(self, name: str) -> Split | None:
+        """What this alias stands for; None where it is none."""
+        return self._splits.get(name.lower())
+
+    def recall(self, edition: Edition, settings: Settings) -> None:
+        """Offer it from the next refresh on, where it is still the name of a model; `settings` were in force as its version."""
+        self._past[edition] = settings
+
     def resolve(self, name: str) -> ModelSpec:
-        """The model of this name or alias, in whatever case; raises UnknownModel naming the nearest."""
+        """The model of this name or alias, in whatever case; of an alias that leads to several, the one that most sessions get.
+
+        Raises UnknownModel naming the nearest.
+        """
+        if (split := self._splits.get(name.lower())) is not None:
+            name = split.targets[0]
         key = name if name in self._specs else self._names.get(name.lower())
         if key is not None:
             return self._specs[key]
+        if (edition := self._editions.get(name.lower())) is not None:
+            return edition
         nearest = difflib.get_close_matches(name.lower(), self._names, n=_NEAREST, cutoff=0.5)
         names = ", ".join(dict.fromkeys(self._names[near] for near in nearest)) or ", ".join(
             list(self._specs)[:_NEAREST]
@@ -52,7 +106,7 @@ class Catalogue:
         if self._embedded and (found := self._scanner.examine(Path(demo.path()))) is not None:
             demo_spec = self._configured(Model(name="demo"), _spec(found, "embedded"))
             specs["demo"] = msgspec.structs.replace(demo_spec, strategy="cpu fp32")
-        for found in self._scanner.look(self._directories):
+        for found in self._scanner.look(self.directories):
             specs[found.name] = self._configured(Model(name=found.name), _spec(found, "directory"))
         for model in self._settings.model:
             specs[model.name] = self._from_configuration(model, specs.get(model.name))
@@ -61,8 +115,26 @@ class Catalogue:
             names.setdefault(name.lower(), name)
             for alias in spec.aliases:
                 names.setdefault(alias.lower(), name)
-        # Two plain assignments: a reader on another thread sees the old or the new, and resolves names it was told of.
-        self._names, self._specs = names, {name: specs[name] for name in sorted(specs)}
+        for alias in self._splits:
+            names.pop(alias, None)  # a file that is called like one does not take its place
+        editions = {
+            str(edition).lower(): spec for edition in tuple(self._past) if (spec := self._edition(edition, names))
+        }
+        # Plain assignments: a reader on another thread sees the old or the new, and resolves names it was told of.
+        self._editions, self._names, self._specs = editions, names, {name: specs[name] for name in sorted(specs)}
+
+    def _edition(self, edition: Edition, names: Mapping[str, str]) -> ModelSpec | None:
+        """What was taken out of the configuration is not to be had by its past."""
+        if edition.model.lower() not in names:
+            return None
+        then = Catalogue(self._past[edition], like=self)
+        then.refresh()
+        try:
+            spec = then.resolve(edition.model)
+        except UnknownModel:
+            return None
+        named = f"{spec.name}@{edition.version}"
+        return msgspec.structs.replace(spec, name=named, aliases=(), pin=False, preload=False)
 
     def _from_configuration(self, model: Model, found: ModelSpec | None) -> ModelSpec:
         """What was configured, over what was found under the same name or at the configured path."""
@@ -91,13 +163,14 @@ class Catalogue:
             keep_alive=model.keep_alive,  # and the supervisor to what [lifecycle] says
             pin=model.pin,
             preload=model.preload,
+            state=model.state,
             sampling=_as(SamplingDefaults, whole.sampling),
             limits=_as(Limits, whole.limits),
         )
 
     def _at(self, path: str) -> ModelSpec:
         written = Path(path).expanduser()
-        places = [written] if written.is_absolute() else [directory / written for directory in self._directories]
+        places = [written] if written.is_absolute() else [directory / written for directory in self.directories]
         for place in places:
             if (found := self._scanner.examine(place)) is not None:
                 return _spec(found, "file")
@@ -128,6 +201,9 @@ def _spec(found: Found, source: Source) -> ModelSpec:
         parameters=shape.parameters,
         vocabulary=shape.vocabulary,
         width=shape.width,
+        layers=shape.layers,
+        heads=shape.heads,
+        head_size=shape.head_size,
         stored=shape.dtype,
         state_bytes=shape.state_bytes,
     )

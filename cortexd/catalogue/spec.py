@@ -17,6 +17,7 @@ class SamplingDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     penalty_decay: float = 1.0
+    max_tokens: int = 32768  # of an answer; where the limit is lower, that
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,6 +41,9 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int = 0  # this and what follows, as far as the header says it
     vocabulary: int = 0  # rows of the embedding
     width: int = 0  # channels
+    layers: int = 0
+    heads: int = 0
+    head_size: int = 0
     stored: str = ""  # what the large matrices are stored in: "BF16"
     state_bytes: int = 0  # of one sequence
     problem: str | None = None  # why a load is expected to fail, from the header alone
@@ -51,6 +55,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive: float | None = None  # seconds after the last use; negative: for ever; None: the daemon's setting
     pin: bool = False  # never evicted
     preload: bool = False  # loaded when the daemon starts
+    state: str | None = None  # the state-tuned initial state it starts from
     sampling: SamplingDefaults = SamplingDefaults()
     limits: Limits = Limits()
 
@@ -59,7 +64,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         """SHA-256 over what affects the model's process; what can change live is not in it."""
         affects = (
             self.engine,
-            self.path or self.name,  # what has no file is like nothing else
+            self.path or self.name.partition("@")[0],  # what has no file is like nothing else, but its own past
             self.weights,
             self.strategy,
             self.template,

@@ -1,8 +1,10 @@
 """A client of the daemon's HTTP API."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -17,9 +19,17 @@ from cortexd.errors import (
     CortexdError,
     DaemonUnreachable,
     Forbidden,
+    InvalidBundle,
+    InvalidConfiguration,
+    PreconditionRequired,
     QueueFull,
+    StaleVersion,
+    StoreFailed,
+    StoreFull,
     Unavailable,
     UnknownModel,
+    UnknownState,
+    UnknownVersion,
 )
 
 DEFAULT_ADDRESS = "http://127.0.0.1:11435"
@@ -33,7 +43,18 @@ _KINDS: dict[int, type[CortexdError]] = {
     503: Unavailable,
     507: CannotFit,
 }
-_BY_CODE: dict[str, type[CortexdError]] = {kind.code: kind for kind in _KINDS.values()}
+# Whose status another kind has already.
+_OTHERS: tuple[type[CortexdError], ...] = (
+    InvalidBundle,
+    InvalidConfiguration,
+    PreconditionRequired,
+    StoreFailed,
+    StoreFull,
+    UnknownState,
+    UnknownVersion,
+)
+_BY_CODE: dict[str, type[CortexdError]] = {kind.code: kind for kind in (*_KINDS.values(), *_OTHERS)}
+_PIECE = 2**20  # bytes of a file that are sent or taken at once
 
 
 class ConnectionLost(DaemonUnreachable):
@@ -84,12 +105,48 @@ async def is_there(client: httpx.AsyncClient) -> bool:
 async def get(client: httpx.AsyncClient, path: str, **query: Any) -> Any:
     """The JSON at `path`; raises DaemonUnreachable and what the daemon answered."""
     given = {name: value for name, value in query.items() if value is not None}
-    return (await _answer(client, "GET", path, params=given)).json()
+    return (await answer(client, "GET", path, params=given)).json()
 
 
 async def post(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> Any:
     """What the daemon answers to `body`; raises like `get`."""
-    return (await _answer(client, "POST", path, json=body)).json()
+    return (await answer(client, "POST", path, json=body)).json()
+
+
+async def delete(client: httpx.AsyncClient, path: str) -> Any:
+    """What the daemon answers; raises like `get`."""
+    return (await answer(client, "DELETE", path)).json()
+
+
+async def upload(client: httpx.AsyncClient, path: str, file: Path) -> Any:
+    """What the daemon answers to the file; raises like `get`."""
+
+    async def content() -> AsyncGenerator[bytes]:
+        with await asyncio.to_thread(file.open, "rb") as opened:
+            while piece := await asyncio.to_thread(opened.read, _PIECE):
+                yield piece
+
+    size = (await asyncio.to_thread(file.stat)).st_size
+    headers = {"content-length": str(size)}  # so that what is too large is refused before it is sent
+    return (await answer(client, "PUT", path, content=content(), headers=headers)).json()
+
+
+async def download(client: httpx.AsyncClient, path: str, file: Path) -> None:
+    """What is at `path` as a new file, or none; raises FileExistsError, ConnectionLost, and like `get`."""
+    began = False
+    try:
+        async with client.stream("GET", path) as response:
+            await raise_for_error(response)
+            with await asyncio.to_thread(file.open, "xb") as opened:
+                began = True
+                async for piece in response.aiter_bytes(_PIECE):
+                    await asyncio.to_thread(opened.write, piece)
+    except BaseException as error:
+        if began:
+            await asyncio.to_thread(file.unlink)
+        if isinstance(error, httpx.TransportError):
+            raise (ConnectionLost() if began else _unreachable(client)) from error
+        raise
 
 
 def model_path(name: str, action: str = "") -> str:
@@ -149,10 +206,13 @@ async def raise_for_error(response: httpx.Response) -> None:
 
 def failure(error: dict[str, Any], otherwise: type[CortexdError] = CortexdError) -> CortexdError:
     """The daemon's error, which keeps its sentence."""
+    if error["code"] == StaleVersion.code:
+        return StaleVersion(error["message"], current=error["current"], changed=error["changed"])
     return _BY_CODE.get(error["code"], otherwise)(error["message"])
 
 
-async def _answer(client: httpx.AsyncClient, method: str, path: str, **request: Any) -> httpx.Response:
+async def answer(client: httpx.AsyncClient, method: str, path: str, **request: Any) -> httpx.Response:
+    """The daemon's answer, which is no error; raises like `get`."""
     try:
         response = await client.request(method, path, **request)
     except httpx.TransportError as error:

@@ -1,6 +1,5 @@
 """The `cortexd` command: finds its subcommands by name and turns errors into one sentence and an exit code."""
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -9,14 +8,19 @@ from typing import Any
 import click
 
 from cortexd import __version__
+from cortexd.cli.lazy import LazyGroup
 from cortexd.errors import (
     CannotFit,
     Conflict,
     CortexdError,
     DaemonUnreachable,
     InvalidConfiguration,
+    PreconditionRequired,
     QueueFull,
+    StaleVersion,
     UnknownModel,
+    UnknownState,
+    UnknownVersion,
 )
 
 _COMMANDS = {  # imported when used: `cortexd ps` must not pay for what `cortexd serve` needs
@@ -35,32 +39,24 @@ _COMMANDS = {  # imported when used: `cortexd ps` must not pay for what `cortexd
     "events": "cortexd.cli.events:events",
     "simulate": "cortexd.cli.simulate:simulate",
     "config": "cortexd.cli.config:config_group",
+    "state": "cortexd.cli.state:state_group",
 }
 _EXIT_CODES: dict[type[CortexdError], int] = {
     InvalidConfiguration: 2,
     DaemonUnreachable: 3,
     UnknownModel: 4,
+    UnknownState: 4,
+    UnknownVersion: 4,
     QueueFull: 5,
     Conflict: 5,
+    StaleVersion: 5,
+    PreconditionRequired: 5,
     CannotFit: 5,
 }
 _INTERRUPTED = 130
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in _COMMANDS:
-            return None
-        module, _, name = _COMMANDS[cmd_name].partition(":")
-        return getattr(importlib.import_module(module), name)
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, places=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "--version", message="cortexd %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def cli(debug: bool) -> None:

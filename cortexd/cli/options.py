@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from cortexd.config import Settings, load_settings, usual_file
+from cortexd.config import Settings, Sources, default_paths, load_settings, usual_file
+from cortexd.errors import InvalidConfiguration
 
 host_option = click.option(
     "--host",
@@ -29,3 +30,11 @@ set_option = click.option(
 def settings_from(config: Path | None, overrides: tuple[str, ...]) -> Settings:
     """The settings in force: flags over environment over file over defaults."""
     return load_settings(config or usual_file(os.environ), os.environ, overrides)
+
+
+def sources_from(config: Path | None, overrides: tuple[str, ...]) -> Sources:
+    """Where a daemon's settings come from; its file need not be there yet, unless it was named."""
+    if config is not None and not config.exists():
+        raise InvalidConfiguration(f"There is no configuration file {config}.")
+    file = config or default_paths(os.environ).config / "cortexd.toml"
+    return Sources(file=file.absolute(), environment=dict(os.environ), overrides=overrides)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import click
@@ -43,3 +44,8 @@ def human_seconds(seconds: float) -> str:
 def human_memory(memory: dict[str, int]) -> str:
     """Bytes by device."""
     return ", ".join(f"{human_bytes(count)} on {device}" for device, count in memory.items() if count)
+
+
+def human_time(at: float) -> str:
+    """Of seconds since the epoch, as clocks here show it."""
+    return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")

@@ -12,7 +12,7 @@ import click
 import httpx
 
 from cortexd.cli.client import connect, is_there, stream
-from cortexd.cli.options import config_option, host_option, json_option, set_option, settings_from
+from cortexd.cli.options import config_option, host_option, json_option, set_option, sources_from
 from cortexd.cli.output import print_json
 from cortexd.errors import BadRequest
 
@@ -115,7 +115,7 @@ async def _daemon_inside(config: Any, overrides: tuple[str, ...]) -> AsyncGenera
     with tempfile.TemporaryDirectory(prefix="cortexd-") as folder:
         path = Path(folder) / "api.sock"
         async with (
-            Daemon(settings_from(config, overrides)) as daemon,
+            Daemon(sources_from(config, overrides)) as daemon,
             running(daemon, [bind_unix(path)]),
             connect(f"unix:{path}") as client,
         ):

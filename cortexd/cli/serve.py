@@ -8,9 +8,9 @@ import click
 import uvloop
 
 from cortexd import __version__, logs
-from cortexd.cli.options import config_option, set_option, settings_from
+from cortexd.cli.options import config_option, set_option, sources_from
 from cortexd.cli.server import bind, serve_until_stopped
-from cortexd.config import Settings, default_paths
+from cortexd.config import Sources, default_paths
 from cortexd.daemon import Daemon
 from cortexd.systemd import Notifier, consume_environment, listen_sockets, watchdog_interval
 
@@ -35,18 +35,22 @@ def serve(
     flags = [f"server.host={host}"] if host is not None else []
     flags += [f"server.port={port}"] if port is not None else []
     flags += [f"models.directories={directory}"] if directory is not None else []
-    settings = settings_from(config, (*flags, *overrides))
+    sources = sources_from(config, (*flags, *overrides))
     logs.configure(log_level)
     inherited = listen_sockets(os.environ)
-    sockets = inherited.get("api") or [bind(settings.server.host, settings.server.port)]
     notifier = Notifier.from_environment(os.environ)
     watchdog = watchdog_interval(os.environ)
     consume_environment(os.environ)
-    uvloop.run(_serve(settings, sockets, notifier, watchdog))
+    uvloop.run(_serve(sources, inherited.get("api"), notifier, watchdog))
 
 
-async def _serve(settings: Settings, sockets: list[socket.socket], notifier: Notifier, watchdog: float | None) -> None:
-    async with Daemon(settings, default_paths(os.environ)) as daemon:
-        with daemon.events.subscribed(logs.log_event):
+async def _serve(
+    sources: Sources, inherited: list[socket.socket] | None, notifier: Notifier, watchdog: float | None
+) -> None:
+    daemon = Daemon(sources, default_paths(os.environ))
+    with daemon.events.subscribed(logs.log_event):
+        async with daemon:
+            server = daemon.settings.server
+            sockets = inherited or [bind(server.host, server.port)]
             logs.say(f"cortexd {__version__}", models=[spec.name for spec in daemon.catalogue.specs()])
             await serve_until_stopped(daemon, sockets, notifier, watchdog)

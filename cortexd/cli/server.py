@@ -93,6 +93,14 @@ async def serve_until_stopped(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    reloads: set[asyncio.Task[None]] = set()
+
+    def on_hangup() -> None:
+        task = asyncio.create_task(_reload(daemon, notifier), name="reload")
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     async with running(daemon, sockets) as server:
         for sock in sockets:
             logs.say("listening", address=_address(sock))
@@ -129,9 +137,15 @@ async def _feed(daemon: Daemon, notifier: Notifier, interval: float | None) -> N
     """Tell the service manager that we are ready, until it has taken it, and then that we live, as long as we do."""
     await _insist(notifier, lambda: notifier.ready("ready"))
     while interval is not None:
-        if daemon.readiness().ready:
+        if daemon.readiness().alive:
             notifier.watchdog()
         await asyncio.sleep(interval)
+
+
+async def _reload(daemon: Daemon, notifier: Notifier) -> None:
+    await _insist(notifier, notifier.reloading)
+    await daemon.reload()
+    await _insist(notifier, lambda: notifier.ready("ready"))
 
 
 async def _tell_of_the_end(daemon: Daemon, notifier: Notifier) -> None:

@@ -27,7 +27,7 @@ Weight = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 Strategy = Annotated[str, Meta(description='Where and in what precision a model computes, such as "cpu bf16".'), MODEL]
 Concurrency = Annotated[int, Meta(ge=1, le=1024, description="Sequences in one batch."), MODEL]
-Temperature = Annotated[float, Meta(ge=0, le=2, description="How much chance decides; 0: the likeliest token always.")]
+Temperature = Annotated[float, Meta(ge=0, le=3, description="How much chance decides; 0: the likeliest token always.")]
 TopP = Annotated[float, Meta(ge=0, le=1, description="Only the likeliest tokens that have this probability together.")]
 TopK = Annotated[int, Meta(ge=0, le=2**31 - 1, description="Only so many of the likeliest tokens; 0: all.")]
 PresencePenalty = Annotated[float, Meta(ge=-2, le=2, description="Taken from the score of what was said already.")]
@@ -35,6 +35,7 @@ FrequencyPenalty = Annotated[float, Meta(ge=-2, le=2, description="The same, for
 PenaltyDecay = Annotated[
     float, Meta(ge=0.9, le=1, description="What is left of both penalties after each token; 1: all.")
 ]
+AnswerTokens = Annotated[Positive, Meta(description="The longest answer to a request that does not say.")]
 PromptTokens = Annotated[Positive, Meta(description="The longest prompt, in tokens."), MODEL]
 MaxTokens = Annotated[Positive, Meta(description="The longest answer, in tokens.")]
 
@@ -139,6 +140,7 @@ class Sampling(Document, frozen=True):
     presence_penalty: PresencePenalty = 0.0
     frequency_penalty: FrequencyPenalty = 0.0
     penalty_decay: PenaltyDecay = 1.0
+    max_tokens: AnswerTokens = 32768
 
 
 class Limits(Document, frozen=True):
@@ -157,6 +159,7 @@ class ModelSampling(Document, frozen=True):
     presence_penalty: PresencePenalty | None = None
     frequency_penalty: FrequencyPenalty | None = None
     penalty_decay: PenaltyDecay | None = None
+    max_tokens: AnswerTokens | None = None
 
 
 class ModelLimits(Document, frozen=True):

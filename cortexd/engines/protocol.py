@@ -10,7 +10,7 @@ from cortexd.catalogue.spec import ModelSpec
 from cortexd.engines.cores import Cores
 from cortexd.engines.fork_server import ForkServer
 from cortexd.errors import CortexdError
-from cortexd.wire import Delta, Prompt, Sampling
+from cortexd.wire import Delta, InitialState, Prompt, Sampling
 
 
 class LoadProgress(msgspec.Struct, frozen=True):
@@ -40,6 +40,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     stop: list[str] = []
     echo: bool = False
+    state: InitialState | None = None  # that it starts from
 
 
 class Generation(Protocol):
@@ -77,6 +78,11 @@ class Engine(Protocol):
     @classmethod
     def footprint(cls, spec: ModelSpec, host: "EngineHost") -> dict[str, int]:
         """Bytes by device that a load of `spec` will need, from what the catalogue knows; a device not named needs none."""
+        ...
+
+    @classmethod
+    def problem(cls, spec: ModelSpec) -> str | None:
+        """Why no load of `spec` can succeed, in one sentence, as far as the spec alone says so; None where nothing does."""
         ...
 
     async def start(self, report: Callable[[LoadProgress], None]) -> EngineFacts:
@@ -166,5 +172,9 @@ class EngineFactory(Protocol):
     def __call__(self, spec: ModelSpec, host: EngineHost) -> Engine: ...
 
     def footprint(self, spec: ModelSpec, host: EngineHost) -> dict[str, int]:
+        """That of the engine's class."""
+        ...
+
+    def problem(self, spec: ModelSpec) -> str | None:
         """That of the engine's class."""
         ...

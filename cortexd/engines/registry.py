@@ -28,6 +28,13 @@ class EngineRegistry:
         except LoadFailed:
             return {}
 
+    def problem(self, spec: ModelSpec) -> str | None:
+        """Why a load would be refused, as far as the spec alone says so; None where nothing stands against it."""
+        try:
+            return self._factory(spec).problem(spec)
+        except LoadFailed as error:
+            return error.message
+
     def _factory(self, spec: ModelSpec) -> EngineFactory:
         if spec.engine not in self._factories:
             if spec.engine not in self._points:

@@ -46,6 +46,16 @@ class RwkvEngine:
     def footprint(cls, spec: ModelSpec, host: EngineHost) -> dict[str, int]:
         return {"cpu": footprint(spec, host.prefill_budget)}
 
+    @classmethod
+    def problem(cls, spec: ModelSpec) -> str | None:
+        if spec.strategy not in wire.STRATEGIES:
+            return (
+                f"The strategy {spec.strategy!r} is not one this version can run: use {wire.one_of(wire.STRATEGIES)}."
+            )
+        if spec.template not in wire.TEMPLATES:
+            return f"The template {spec.template!r} is not known: use {wire.one_of(wire.TEMPLATES)}."
+        return None
+
     @property
     def pid(self) -> int:
         """Of its worker; 0 while there is none."""
@@ -115,6 +125,7 @@ class RwkvEngine:
                     max_tokens=request.max_tokens,
                     stop=request.stop,
                     echo=request.echo,
+                    state=request.state,
                 )
             )
         return generation

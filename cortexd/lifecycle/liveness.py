@@ -23,6 +23,10 @@ class NullEngine:
     def footprint(cls, spec: ModelSpec, host: EngineHost) -> dict[str, int]:  # noqa: ARG003
         return {}
 
+    @classmethod
+    def problem(cls, spec: ModelSpec) -> str | None:  # noqa: ARG003
+        return None
+
     async def start(self, report: Callable[[LoadProgress], None]) -> EngineFacts:
         report(LoadProgress("nothing", 1.0))
         return EngineFacts(description="null", context=0, loaded_bytes=0)

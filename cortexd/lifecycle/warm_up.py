@@ -57,10 +57,15 @@ class WarmUp:
         self._unread.append((model, self._now()))
         self._woken.set()
 
-    async def close(self) -> None:
+    def stop(self) -> None:
         """Give up what is being warmed up."""
         if self._task is not None:
             self._task.cancel()
+
+    async def close(self) -> None:
+        """Stop, and return when that is done."""
+        self.stop()
+        if self._task is not None:
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:

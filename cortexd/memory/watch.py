@@ -44,7 +44,7 @@ class MemoryWatch:
         self._host, self._gpus, self._ceilings, self._bus = host, gpus, ceilings, bus
         self._ours, self._mapped = ours, mapped
         self._on_foreign, self._on_pressure = on_foreign, on_pressure
-        self._sample_s = sample_s
+        self.sample_s = sample_s
         self._judge = Judge()
         self._unreadable = False
 
@@ -52,7 +52,7 @@ class MemoryWatch:
         """Until cancelled."""
         while True:
             await self.look()
-            await asyncio.sleep(self._sample_s)
+            await asyncio.sleep(self.sample_s)
 
     async def look(self) -> None:
         """Once; what cannot be read is told to the log, the first time of each row of failures."""

@@ -2,6 +2,7 @@
 
 from cortexd.checkpoints.shape import ModelShape
 from cortexd.errors import BadRequest, ContextExceeded
+from cortexd.rwkv.initial_states import InitialStates
 from cortexd.rwkv.prompt import ReplyParser, Template
 from cortexd.rwkv.sampling import SamplerState
 from cortexd.rwkv.sequence import Sequence
@@ -18,6 +19,7 @@ class Intake:
         self._template = template
         self._context = context  # most prompt tokens
         self._uncounted = tokenizer.uncounted
+        self.states = InitialStates(shape)
 
     def sequence(self, request: Generate) -> Sequence:
         """Raises BadRequest, with the field that is wrong in `param`."""
@@ -38,6 +40,7 @@ class Intake:
             self._check_ids(tokens, "prompt")
             text = b"".join(map(self._tokenizer.token_bytes, tokens)).decode(errors="replace") if request.echo else ""
         self._check_ids(list(request.sampling.logit_bias), "logit_bias")
+        tuned = request.state
         return Sequence(
             request.id,
             tokens or [self._tokenizer.end_of_text],  # an empty prompt is the start of a fresh document
@@ -47,6 +50,8 @@ class Intake:
             reply=reply,
             max_tokens=request.max_tokens or self._context,
             echo=text if request.echo else "",
+            initial_state=tuned.hash if tuned is not None else "",
+            state=self.states.get(tuned) if tuned is not None else None,
         )
 
     def _encode(self, text: str, param: str) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from cortexd.errors import BadRequest, LoadFailed
-from cortexd.wire import ChatPrompt, Effort, Turn
+from cortexd.wire import TEMPLATES, ChatPrompt, Effort, Turn, one_of
 
 Expected = Literal["end of tag", "blanks", "one blank"]
 
@@ -77,7 +77,7 @@ def template_for(setting: str, model_name: str) -> Template:
     if setting == "auto":
         setting = "think" if _THINKING_FAMILY.search(model_name) else "chat"
     if setting not in _TEMPLATES:
-        raise LoadFailed(f"The template {setting!r} is not known: use 'auto', 'chat', 'think' or 'fast'.")
+        raise LoadFailed(f"The template {setting!r} is not known: use {one_of(TEMPLATES)}.")
     return _TEMPLATES[setting]
 
 

@@ -62,7 +62,7 @@ class Scheduler:
                 return
 
     def take_out(self) -> Iterator[tuple[Sequence, SavedState | None]]:
-        """Every sequence, which is one no more, with its state; None where it has not begun."""
+        """Every sequence, which is one no more, with its state; None where it has none yet."""
         for sequence in self._all():
             if sequence.slot is None:
                 self._waiting.remove(sequence)

@@ -15,7 +15,9 @@ from cortexd.wire import Delta, Finish, Usage
 
 
 class SavedSequence(msgspec.Struct, frozen=True, kw_only=True):
-    """A sequence between two steps; `todo` are the pieces of its prompt that are left, `state` is b"" where it has not begun."""
+    """A sequence between two steps: `todo` are the pieces of its prompt that are left, `state` what its slot holds or will
+    begin with; b"" is nothing.
+    """
 
     prompt_tokens: int
     todo: list[list[int]]
@@ -29,6 +31,7 @@ class SavedSequence(msgspec.Struct, frozen=True, kw_only=True):
     generated: int
     reasoned: int
     state: bytes
+    initial_state: str
 
 
 class Sequence:
@@ -45,12 +48,16 @@ class Sequence:
         reply: ReplyParser | None,
         max_tokens: int,
         echo: str = "",
+        initial_state: str = "",
+        state: SavedState | None = None,
     ) -> None:
+        """`initial_state` is the SHA-256 of the tuned state it began from, "" for none; `state` where it goes on."""
         self.id = id
         self.prompt_tokens = len(prompt)
         self.sampler = sampler
         self.slot: int | None = None
-        self.state: SavedState | None = None  # where it goes on once it has a slot
+        self.initial_state = initial_state
+        self.state = state  # until it has a slot
         self._todo = deque(prompt[i : i + PIECE] for i in range(0, len(prompt), PIECE))
         self._last = -1
         self._tokenizer = tokenizer
@@ -74,8 +81,9 @@ class Sequence:
             reply=ReplyParser.restored(saved.reply) if saved.reply is not None else None,
             max_tokens=saved.max_tokens,
             echo=saved.echo,
+            initial_state=saved.initial_state,
+            state=state,
         )
-        sequence.state = state
         sequence.prompt_tokens = saved.prompt_tokens
         sequence._todo.extend(saved.todo)
         sequence._last = saved.last
@@ -99,6 +107,7 @@ class Sequence:
             generated=self._generated,
             reasoned=self._reasoned,
             state=state,
+            initial_state=self.initial_state,
         )
 
     @property

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from cortexd.errors import LoadFailed
+from cortexd.wire import STRATEGIES, one_of
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -36,4 +37,4 @@ def parse_strategy(text: str, stored: str) -> Strategy:
     device, _, dtype = text.partition(" ")
     if device == "cpu" and dtype in _DTYPES:
         return Strategy(device, _DTYPES[dtype])
-    raise LoadFailed(f"The strategy {text!r} is not one this version can run: use 'auto', 'cpu fp32' or 'cpu bf16'.")
+    raise LoadFailed(f"The strategy {text!r} is not one this version can run: use {one_of(STRATEGIES)}.")

@@ -117,6 +117,7 @@ class Worker:
             case wire.Park():
                 self._scheduler.check_idle()
                 self.runner.park()
+                self._intake.states.clear()
                 self._send(wire.Parked())
             case wire.Resume():
                 self.runner.resume(self._report_progress)

@@ -10,7 +10,8 @@ import msgspec
 
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.errors import StoreFailed
-from cortexd.lifecycle.history import History, Statistic
+from cortexd.lifecycle.history import History
+from cortexd.moments import Moments
 from cortexd.simulation.traces import Trace, TraceModel, TraceRequest
 from cortexd.sizes import size
 from cortexd.store.failures import store_errors
@@ -24,7 +25,7 @@ class Recording(msgspec.Struct, frozen=True):
     """What the database holds of it: requests in order of time, and what was measured of models."""
 
     requests: tuple[TraceRequest, ...]
-    measured: Mapping[_Key, Statistic]
+    measured: Mapping[_Key, Moments]
 
 
 def read_recording(path: Path, since: float = 0.0) -> Recording:
@@ -44,7 +45,7 @@ def read_recording(path: Path, since: float = 0.0) -> Recording:
         connection.execute("BEGIN")  # one consistent view
         _check_version(path, connection)
         measured = connection.execute("SELECT weights, strategy, device, what, count, mean, squares FROM measurement")
-        known = {(w, s, d, what): Statistic(*statistic) for w, s, d, what, *statistic in measured}
+        known = {(w, s, d, what): Moments(*moments) for w, s, d, what, *moments in measured}
         asked = connection.execute("SELECT at, model, service FROM usage WHERE at >= ? ORDER BY at, id", (since,))
         return Recording(tuple(TraceRequest(*row) for row in asked), known)
 
@@ -53,9 +54,8 @@ def trace_of(recording: Recording, specs: Mapping[str, ModelSpec]) -> tuple[Trac
     """The trace, and in sentences what was assumed: a model that was never measured is as large as its file and loads
     as fast as a daemon without experience expects; one that `specs` no longer has is left out."""
     history = History(lambda _: {})
-    for key, statistic in recording.measured.items():
-        weights, strategy, device, what = key
-        history.recall(weights, strategy, what, device, statistic)
+    for (weights, strategy, device, what), seen in recording.measured.items():
+        history.recall(weights, strategy, what, device, seen)
     models: list[TraceModel] = []
     assumed: list[str] = []
     for name, count in sorted(Counter(request.model for request in recording.requests).items()):

@@ -16,7 +16,7 @@ _FULL_IN_SQLITE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
 
 
 @contextlib.contextmanager
-def store_errors(path: Path) -> Generator[None]:
+def store_errors(path: Path, what: str = "The database") -> Generator[None]:
     """What fails inside raises StoreFull or StoreFailed; bugs, such as wrong SQL or a broken constraint, pass unchanged."""
     try:
         yield
@@ -26,7 +26,7 @@ def store_errors(path: Path) -> Generator[None]:
             raise
         if _is_full(cause):
             raise StoreFull(f"There is no room to write {path} ({cause}).") from error
-        raise StoreFailed(f"The database {path} failed ({cause}).") from error
+        raise StoreFailed(f"{what} {path} failed ({cause}).") from error
 
 
 def _is_bug(cause: BaseException | None) -> bool:

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from cortexd.errors import StoreFailed
+from cortexd.errors import StoreInUse
 from cortexd.store.failures import store_errors
 
 BUSY_TIMEOUT = 5.0  # seconds that one connection waits for the other
@@ -75,7 +75,7 @@ class DatabaseFile:
         except BaseException as error:
             os.close(lock)
             if isinstance(error, BlockingIOError):
-                raise StoreFailed(f"Another cortexd uses {self.path}; one data directory serves one daemon.") from None
+                raise StoreInUse(f"Another cortexd uses {self.path}; one data directory serves one daemon.") from None
             raise
         return lock
 

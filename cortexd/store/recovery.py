@@ -40,7 +40,9 @@ async def _restore_end(rows: SnapshotRows, head: Head | None, copied: Head) -> s
         return _ANOTHER
     await rows.add(lost)
     known = await rows.find(copied.confirmed.version)
-    await rows.set_head(copied if known else Head(current=copied.current, confirmed=copied.current))
+    confirmed = copied.confirmed if known else copied.current
+    deadline = copied.revert_deadline if known else None
+    await rows.set_head(Head(current=copied.current, confirmed=confirmed, revert_deadline=deadline, file=copied.file))
     had = f"lost every version of the configuration after {newest}" if newest else "no version of the configuration"
     return f"The database had {had}; version {copied.current.version} is restored from its copy, others are gone."
 
@@ -64,4 +66,6 @@ async def _repeat(rows: SnapshotRows, copied: Head, now: float) -> None:
     )
     await rows.add([snapshot])
     confirmed = snapshot if copied.revert_deadline is None else copied.confirmed
-    await rows.set_head(Head(current=snapshot, confirmed=confirmed, revert_deadline=copied.revert_deadline))
+    await rows.set_head(
+        Head(current=snapshot, confirmed=confirmed, revert_deadline=copied.revert_deadline, file=copied.file)
+    )

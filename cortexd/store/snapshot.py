@@ -48,6 +48,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     current: Snapshot
     confirmed: Snapshot
     revert_deadline: float | None = None  # seconds since the epoch; None where no confirmation is awaited
+    file: str | None = None  # what the configuration file said when it was applied last, as a digest
 
 
 def canonical(body: Body) -> bytes:

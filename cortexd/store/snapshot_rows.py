@@ -30,12 +30,13 @@ class SnapshotRows:
             return None
         current = await self.get(row.current)
         confirmed = current if row.confirmed == row.current else await self.get(row.confirmed)
-        return Head(current=current, confirmed=confirmed, revert_deadline=row.revert_deadline)
+        return Head(current=current, confirmed=confirmed, revert_deadline=row.revert_deadline, file=row.file)
 
     async def set_head(self, head: Head) -> None:
         row = {"current": head.current.version, "confirmed": head.confirmed.version}
         statement = tables.upsert(tables.head)
-        await self._connection.execute(statement, {"id": 1, **row, "revert_deadline": head.revert_deadline})
+        said = {"revert_deadline": head.revert_deadline, "file": head.file}
+        await self._connection.execute(statement, {"id": 1, **row, **said})
 
     async def find(self, version: int) -> Snapshot | None:
         row = (await self._connection.execute(select(*_COLUMNS).where(_C.version == version))).mappings().one_or_none()

@@ -61,6 +61,11 @@ class Snapshots:
         self._copy = HeadCopy(database.path)
         self._copied: Head | None = None
 
+    @property
+    def directory(self) -> Path:
+        """Where the database is."""
+        return self._database.path.parent
+
     async def start(self) -> None:
         """To be awaited first: what the database lost, as far as the copy of its head has it, is in force again."""
         unreadable = None
@@ -92,12 +97,30 @@ class Snapshots:
             return changes((await rows.get(a)).document, (await rows.get(b)).document)
 
     async def put(
-        self, body: Body, origin: Origin, *, expected: int | None, confirm_within: float | None = None
+        self,
+        body: Body,
+        origin: Origin,
+        *,
+        expected: int | None,
+        confirm_within: float | None = None,
+        file: str | None = None,
     ) -> Snapshot:
-        """Have `body` in force. What is in force already makes no version, whatever was expected. Raises StaleVersion."""
+        """Have `body` in force. What is in force already makes no version, whatever was expected. Raises StaleVersion.
+
+        `file` is the digest of the configuration file, where that is where `body` is from: it has been applied then.
+        """
         content = canonical(body)
         async with self._changing() as rows:
-            return await self._put(rows, content, origin, expected, confirm_within)
+            snapshot = await self._put(rows, content, origin, expected, confirm_within)
+            head = await rows.head()
+            if file is not None and head is not None and head.file != file:
+                await rows.set_head(msgspec.structs.replace(head, file=file))
+            return snapshot
+
+    async def expect(self, expected: int | None) -> None:
+        """Raises StaleVersion as a change would that expects this version."""
+        async with self._reading() as rows:
+            await self._expect(rows, await rows.head(), expected)
 
     async def rollback(
         self, version: int, author: str, reason: str, *, expected: int | None, confirm_within: float | None = None
@@ -114,7 +137,7 @@ class Snapshots:
             head = await rows.head()
             await self._expect(rows, head, version)
             if head is not None:
-                await rows.set_head(Head(current=head.current, confirmed=head.current))
+                await rows.set_head(Head(current=head.current, confirmed=head.current, file=head.file))
 
     async def expired(self, now: float) -> Head | None:
         """What `revert` has to undo at `now`, in seconds since the epoch; None where there is nothing."""
@@ -133,7 +156,7 @@ class Snapshots:
             reason = f"version {head.current.version} was not confirmed in time"
             origin = Origin(author="cortexd", reason=reason, source="auto-revert", restored_from=back.version)
             snapshot = self._next(head, self._todays(back), origin)
-            await self._append(rows, snapshot, Head(current=snapshot, confirmed=snapshot))
+            await self._append(rows, snapshot, Head(current=snapshot, confirmed=snapshot, file=head.file))
             return snapshot
 
     async def prove(self, version: int) -> None:
@@ -157,6 +180,10 @@ class Snapshots:
         async with self._reading() as rows:
             snapshots = await rows.before()
         return await asyncio.to_thread(bundle.pack, snapshots[::-1])
+
+    async def last_of(self, packed: bytes) -> Snapshot:
+        """The newest version in a bundle. Raises InvalidBundle."""
+        return (await asyncio.to_thread(bundle.unpack, packed))[-1]
 
     async def import_bundle(self, packed: bytes, author: str, reason: str, *, expected: int | None) -> Snapshot:
         """The bundle's whole history in an empty store; elsewhere, its last version's content as one new version.
@@ -190,11 +217,12 @@ class Snapshots:
         deadline = None if head is None else head.revert_deadline
         if head is not None and confirm_within is not None:
             deadline = snapshot.created_at + confirm_within
+        file = None if head is None else head.file
         if head is None or deadline is None or _same(head.confirmed, snapshot):
-            await self._append(rows, snapshot, Head(current=snapshot, confirmed=snapshot))
+            after = Head(current=snapshot, confirmed=snapshot, file=file)
         else:
-            pending = Head(current=snapshot, confirmed=head.confirmed, revert_deadline=deadline)
-            await self._append(rows, snapshot, pending)
+            after = Head(current=snapshot, confirmed=head.confirmed, revert_deadline=deadline, file=file)
+        await self._append(rows, snapshot, after)
         return snapshot
 
     def _next(self, head: Head | None, content: bytes, origin: Origin) -> Snapshot:

@@ -6,8 +6,10 @@ from pathlib import Path
 from cortexd.store.database import Database
 from cortexd.store.journal import Journal
 from cortexd.store.measurements import Measurements
+from cortexd.store.proven import ProvenSpecs
 from cortexd.store.residency import Residency
 from cortexd.store.snapshots import Snapshots, Upgrade, no_upgrade
+from cortexd.store.states import States
 from cortexd.store.usage import Usage
 
 
@@ -29,7 +31,9 @@ class Store:
         self.usage = Usage(self.database, bug)
         self.measurements = Measurements(self.database, bug)
         self.residency = Residency(self.database, bug)
+        self.proven = ProvenSpecs(self.database, bug)
         self.snapshots = Snapshots(self.database, schema_version, upgrade)
+        self.states = States(self.database)
 
     async def start(self) -> None:
         await self.journal.start()
@@ -43,7 +47,7 @@ class Store:
     async def close(self) -> None:
         """Writes what has not been written yet; raises where that is lost, and is closed all the same."""
         try:
-            for kept in (self.journal, self.usage, self.measurements, self.residency):
+            for kept in (self.journal, self.usage, self.measurements, self.residency, self.proven):
                 await kept.close()
         finally:
             await self.database.close()

@@ -86,6 +86,24 @@ heartbeat = Table(
     sqlite_strict=True,
 )
 
+state_version = Table(
+    "state_version",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("content_hash", Text, nullable=False),
+    Column("layers", Integer, nullable=False),
+    Column("heads", Integer, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("dtype", Text, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("created_at", REAL, nullable=False),  # seconds since the epoch
+    Column("deleted", Integer, CheckConstraint("deleted IN (0, 1)"), nullable=False),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
 # Without parameters: only then does SQLite see that a question with this condition can use the index with this condition.
 UNKEPT = text("proven_at IS NULL AND pinned = 0")
 
@@ -124,7 +142,18 @@ head = Table(
     Column("current", Integer, ForeignKey("snapshot.version"), nullable=False),
     Column("confirmed", Integer, ForeignKey("snapshot.version"), nullable=False),
     Column("revert_deadline", REAL),  # seconds since the epoch
+    Column("file", Text),  # digest of the configuration file that was applied last
     sqlite_strict=True,
+)
+
+proven = Table(
+    "proven",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("version", Integer, nullable=False),  # of the configuration that had this spec
+    Column("spec", Text, nullable=False),  # JSON
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
 )
 
 # By comparison, not `UPDATE OF version`: SQLite does not count an assignment to `rowid` as one. An insertion is looked at

@@ -8,7 +8,8 @@ import pytest
 
 from cortexd.catalogue.spec import ModelSpec
 from tests.api.serving import CHAT, House, chat_body, serving, turns_until
-from tests.fakes import FakeDaemon, Reply
+from tests.fake_engine import Reply
+from tests.fakes import FakeDaemon
 
 GOOSE = ModelSpec(name="goose", source="file", size=1000)
 SWAN = ModelSpec(name="org/swan", source="file", size=1000, aliases=("duck",))

@@ -16,7 +16,8 @@ from cortexd.errors import EngineDied, QueueFull, Unavailable
 from cortexd.events import RequestEnded
 from tests.api import client_checks
 from tests.api.serving import serving
-from tests.fakes import FakeDaemon, Reply, failing, refusing
+from tests.fake_engine import Reply, failing, refusing
+from tests.fakes import FakeDaemon
 
 OLDER = Path(__file__).parents[2] / ".venv" / "openai2"
 PACKAGES = {3: None, 2: OLDER}

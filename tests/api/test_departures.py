@@ -13,7 +13,8 @@ import pytest
 
 from cortexd.events import RequestEnded
 from tests.api.serving import CHAT, TEXT, House, chat_body, events_of, serving, turns_until
-from tests.fakes import FakeDaemon, Reply
+from tests.fake_engine import Reply
+from tests.fakes import FakeDaemon
 
 BOUND = 0.2  # seconds
 STREAMED = [True, False]

@@ -19,7 +19,7 @@ async def test_no_route_of_admin_answers_to_another_machine() -> None:
     app = create_app(daemon)
     transport = httpx.ASGITransport(app, client=("10.0.0.9", 5000))
     paths = [path for path, _ in every_route(app) if path.startswith("/admin")]
-    assert len(paths) == 12
+    assert len(paths) >= 26
     async with httpx.AsyncClient(transport=transport, base_url="http://models.example") as client:
         for path in [*paths, "/admin/", "/admin/nothing", "/admin/models/"]:
             for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS"):

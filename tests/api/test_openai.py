@@ -12,7 +12,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.errors import EngineDied, QueueFull, Unavailable
 from tests.api.serving import CHAT, House, chat_body, comments_of, events_of, serving, turns_until
-from tests.fakes import FakeDaemon, Reply, failing, refusing
+from tests.fake_engine import Reply, failing, refusing
+from tests.fakes import FakeDaemon
 
 
 def chunks_of(response: httpx.Response) -> list[ChatCompletionChunk]:
@@ -206,7 +207,7 @@ async def test_a_cold_model_answers_after_comments() -> None:
         )
         ready = json.loads(comments_of(rest)[-1].removeprefix(": cortexd "))
         assert (ready.pop("load_ms") >= 0, ready.pop("queue_ms") >= 0) == (True, True)
-        assert ready == {"phase": "ready", "tier": "cold", "evicted": []}
+        assert ready == {"phase": "ready", "tier": "cold", "evicted": [], "config": "18"}
 
 
 async def test_a_waiting_request_is_told_what_had_to_go_for_it() -> None:

@@ -20,7 +20,8 @@ from cortexd.cli.why import lines_of
 from cortexd.errors import CannotFit, DaemonUnreachable
 from cortexd.events import MemoryWarning
 from tests.api.serving import House, serving, turns_until
-from tests.fakes import FakeDaemon, Reply
+from tests.fake_engine import Reply
+from tests.fakes import FakeDaemon
 
 
 class Done(NamedTuple):

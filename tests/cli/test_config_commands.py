@@ -53,7 +53,7 @@ def test_origins_are_shown_behind_their_values(
 
 
 def test_programs_get_json(home: Path, capsys: pytest.CaptureFixture[str]):
-    assert code_of("show", "--json") == 0
+    assert code_of("show", "--json", "--offline") == 0
     assert json.loads(capsys.readouterr().out)["server"]["port"] == Settings().server.port
     assert code_of("show", "--json", "--origin", "--set", "server.port=8080") == 0
     assert json.loads(capsys.readouterr().out)["server.port"] == {"value": 8080, "origin": "--set server.port"}

@@ -113,7 +113,9 @@ def test_what_is_no_section_is_left_to_those_who_check():
 def test_the_sections_of_one_document_put_over_another_give_that_document(one: Settings, other: Settings):
     before, after = (msgspec.json.decode(canonical(each)) for each in (one, other))
     by_name = {
-        array: {section["name"]: None for section in before[array]}
+        array: dict.fromkeys(
+            {section["name"] for section in before[array]} - {section["name"] for section in after[array]}
+        )
         | {section["name"]: section for section in after[array]}
         for array in ("model", "alias")
     }

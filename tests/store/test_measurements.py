@@ -1,42 +1,19 @@
-import statistics
 from pathlib import Path
 
-import pytest
-
-from cortexd.store.measurements import Key, Measured, Measurements
+from cortexd.moments import Moments
+from cortexd.store.measurements import Key, Measurements
 from tests.store.stores import bug, opened
 
 GOOSE = Key("sha256:1", "cuda fp16", "cuda:0")
 
 
-def test_mean_and_deviation_are_those_of_the_values() -> None:
-    values = [3.1, 2.9, 3.4, 2.2, 1e3, 3.3]
-    measured = Measured()
-    for value in values:
-        measured = measured.including(value)
-    assert measured.count == len(values)
-    assert measured.mean == pytest.approx(statistics.fmean(values))
-    assert measured.deviation == pytest.approx(statistics.stdev(values))
-
-
-def test_large_numbers_that_differ_little_keep_their_deviation() -> None:
-    measured = Measured()
-    for excess in (0, 1, 2):
-        measured = measured.including(8e9 + excess)
-    assert measured.deviation == pytest.approx(1.0)
-
-
-def test_one_value_has_no_deviation() -> None:
-    assert Measured().including(3.0).deviation == 0.0
-
-
 async def test_the_next_daemon_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
-    expected = Measured()
+    expected = Moments()
     for value in (2.0, 3.0, 7.0):
         async with opened(tmp_path / "db") as database:
             measurements = Measurements(database, bug)
             known = await measurements.load()
-            assert known.get(GOOSE, {}).get("load_seconds", Measured()) == expected
+            assert known.get(GOOSE, {}).get("load_seconds", Moments()) == expected
             measurements.record(GOOSE, "load_seconds", value)
             expected = expected.including(value)
             await measurements.close()
@@ -64,10 +41,10 @@ async def test_quantities_and_keys_are_kept_apart(tmp_path: Path) -> None:
 async def test_what_was_loaded_is_the_callers_own(tmp_path: Path) -> None:
     async with opened(tmp_path / "db") as database:
         measurements = Measurements(database, bug)
-        (await measurements.load())[GOOSE] = {"load_seconds": Measured(9, 9.0, 9.0)}
+        (await measurements.load())[GOOSE] = {"load_seconds": Moments(9, 9.0, 9.0)}
         measurements.record(GOOSE, "load_seconds", 1.0)
         await measurements.close()
-        assert await Measurements(database, bug).load() == {GOOSE: {"load_seconds": Measured(1, 1.0, 0.0)}}
+        assert await Measurements(database, bug).load() == {GOOSE: {"load_seconds": Moments(1, 1.0, 0.0)}}
 
 
 async def test_the_use_of_a_model_is_remembered_word_for_word(tmp_path: Path) -> None:

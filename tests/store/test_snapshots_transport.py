@@ -179,7 +179,7 @@ async def test_a_backup_of_before_there_were_snapshots_is_brought_up_to_date(tmp
     async with opened(tmp_path / "old"):
         pass
     connection = sqlite3.connect(tmp_path / "old", isolation_level=None)
-    for name in ("head", "forgotten", "snapshot"):
+    for name in ("head", "forgotten", "snapshot", "proven", "state_version"):
         connection.execute(f"DROP TABLE {name}")
     connection.execute("UPDATE alembic_version SET version_num = '0002'")
     connection.close()

@@ -1,0 +1,107 @@
+"""A configuration is read, vetted and planned before it is in force."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import msgspec
+
+from cortexd.catalogue.catalogue import Catalogue, Edition
+from cortexd.change_plan import ChangePlan, change_plan, waiting_for_a_start
+from cortexd.config import Settings
+from cortexd.engines.registry import EngineRegistry
+from cortexd.errors import InvalidConfiguration, StoreFailed, UnknownVersion
+from cortexd.lifecycle.policy import Policy
+from cortexd.lifecycle.supervisor import Supervisor
+from cortexd.memory.budget import ceilings, parked_budget
+from cortexd.memory.host import Host
+from cortexd.memory.nvidia import Gpus
+from cortexd.vetting import problems
+
+_log = logging.getLogger("cortexd")
+
+_NOT_TO_BE_HAD = (UnknownVersion, StoreFailed, InvalidConfiguration)
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A configuration that was found good, with all that reading it took."""
+
+    settings: Settings
+    catalogue: Catalogue
+    ceilings: dict[str, int]
+    policy: Policy
+    plan: ChangePlan
+
+
+class Preparation:
+    """Changes nothing."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        registry: EngineRegistry,
+        host: Host,
+        gpus: Gpus,
+        past: Callable[[int], Awaitable[Settings]],
+    ) -> None:
+        """`past` gives what was in force as an earlier version; it raises UnknownVersion, StoreFailed, InvalidConfiguration."""
+        self.started_with: Settings | None = None  # what takes effect at a start only is as it says
+        self._supervisor = supervisor
+        self._registry = registry
+        self._host = host
+        self._gpus = gpus
+        self._past = past
+
+    async def prepare(self, now: Catalogue, settings: Settings, *, strict: bool) -> Prepared:
+        """`now` is the catalogue in force. Raises InvalidConfiguration, one sentence a line, unless not `strict`."""
+        catalogue = Catalogue(settings, like=now)
+        wrong = [sentence async for sentence in self._recall_named(catalogue, settings)]
+        await self._recall_loaded(now, catalogue)
+        await asyncio.to_thread(catalogue.refresh)
+        limits = ceilings(settings.memory, self._host, self._gpus)
+        wrong += problems(settings, catalogue, self._registry, self._supervisor.history, limits)
+        if wrong and strict:
+            raise InvalidConfiguration("\n".join(dict.fromkeys(wrong)))
+        for sentence in wrong:
+            _log.warning("the configuration in force: %s", sentence)
+        waiting = waiting_for_a_start(self.started_with or settings, settings)
+        plan = change_plan(now.specs(), catalogue.specs(), self._supervisor, waiting)
+        return Prepared(
+            settings, catalogue, limits, _policy(settings, parked_budget(settings.memory, self._host)), plan
+        )
+
+    async def _recall_named(self, catalogue: Catalogue, settings: Settings) -> AsyncGenerator[str]:
+        """What aliases name of earlier versions; yields what is wrong with that."""
+        described = {model.name for model in settings.model}
+        for alias in settings.alias:
+            for target in alias.weights:
+                if target in described or (edition := Edition.of(target)) is None:
+                    continue
+                try:
+                    catalogue.recall(edition, await self._past(edition.version))
+                except _NOT_TO_BE_HAD as error:
+                    yield f"alias {alias.name}: {target} cannot be had: {error.message}"
+
+    async def _recall_loaded(self, now: Catalogue, catalogue: Catalogue) -> None:
+        for spec in now.editions():
+            if self._supervisor.in_memory(spec.name) is not None and (edition := Edition.of(spec.name)) is not None:
+                with contextlib.suppress(*_NOT_TO_BE_HAD):
+                    catalogue.recall(edition, await self._past(edition.version))
+
+
+def _policy(settings: Settings, host_tier: int) -> Policy:
+    lifecycle = settings.lifecycle
+    return Policy(
+        keep_alive=lifecycle.keep_alive,
+        parked_keep_alive=lifecycle.parked_keep_alive,
+        parallel_loads=lifecycle.parallel_loads,
+        queue_limit=lifecycle.queue_limit,
+        linger=lifecycle.linger,
+        max_wait=lifecycle.max_wait,
+        suspend_after=lifecycle.suspend_after,
+        load_stall=lifecycle.load_stall,
+        ping_interval=lifecycle.ping_interval,
+        ping_deadline=lifecycle.ping_deadline,
+        host_tier=host_tier,
+    )
