@@ -25,6 +25,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     reason: str
+    falls_back: bool = False  # it has loaded before
 
 
 class BeforeAfter(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +56,8 @@ def change_plan(
     for name, spec in will_be.items():
         old = was.get(name)
         if spec.problem is not None and (old is None or old.hash != spec.hash or old.problem != spec.problem):
-            plan.refused.append(Refused(model=name, reason=spec.problem))
+            falls_back = old is not None and old.problem is None
+            plan.refused.append(Refused(model=name, reason=spec.problem, falls_back=falls_back))
         elif old is None:
             plan.added.append(name)
         elif old.hash != spec.hash:
@@ -117,7 +119,9 @@ def _memory(
             before[device] = before.get(device, 0) + count
         if new is None:
             continue
-        for device, count in (held if new.hash == spec.hash else supervisor.history.expected(new)).items():
+        for device, count in (
+            held if new.hash == spec.hash or new.problem is not None else supervisor.history.expected(new)
+        ).items():
             after[device] = after.get(device, 0) + count
     return {device: BeforeAfter(before=before.get(device, 0), after=after.get(device, 0)) for device in before | after}
 

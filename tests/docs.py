@@ -19,6 +19,7 @@ _BEGIN, _END = "<!-- help -->\n", "<!-- end of help -->"
 def generated() -> dict[Path, str]:
     """The files that hold nothing else, with their text."""
     return {
+        ROOT / "docs" / "commands.md": f"# Commands\n\n{help_text()}",
         ROOT / "docs" / "configuration.md": manual(),
         ROOT / "docs" / "cortexd.example.toml": example(),
         ROOT / "docs" / "cortexd.schema.json": json_schema_text(),
@@ -26,19 +27,21 @@ def generated() -> dict[Path, str]:
 
 
 def help_text() -> str:
-    """`--help` of every command, as a part of the README."""
-    parts: list[str] = []
-    for names in _commands(cli, ()):
-        command = [*names, "--help"]
-        shown = CliRunner().invoke(cli, command, prog_name="cortexd", terminal_width=110).output
-        parts.append(f"```text\n$ cortexd {' '.join(command)}\n{shown}```\n")
-    return "\n".join(parts)
+    """`--help` of every command."""
+    return "\n".join(map(_help, _commands(cli, ())))
 
 
 def with_help(readme: str) -> str:
+    """The README with what `cortexd --help` says today."""
     before, _, rest = readme.partition(_BEGIN)
     _, _, after = rest.partition(_END)
-    return f"{before}{_BEGIN}{help_text()}{_END}{after}"
+    return f"{before}{_BEGIN}{_help(())}{_END}{after}"
+
+
+def _help(names: tuple[str, ...]) -> str:
+    command = [*names, "--help"]
+    shown = CliRunner().invoke(cli, command, prog_name="cortexd", terminal_width=110).output
+    return f"```text\n$ cortexd {' '.join(command)}\n{shown}```\n"
 
 
 def _commands(command: click.Command, names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

@@ -19,7 +19,9 @@ def test_the_help_in_the_readme_is_that_of_the_program():
 
 
 def test_the_configuration_in_the_readme_is_valid(tmp_path: Path):
-    (example,) = blocks("toml")
+    example, split = blocks("toml")
+    (tmp_path / "split.toml").write_text(split)
+    assert load_settings(tmp_path / "split.toml", {"HOME": "/"}, ()).alias[0].weights == {"goose@17": 95, "goose@18": 5}
     file = tmp_path / "cortexd.toml"
     file.write_text(example)
     settings = load_settings(file, {"HOME": "/"}, ())

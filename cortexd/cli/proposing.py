@@ -101,12 +101,16 @@ def plan_lines(plan: dict[str, Any]) -> Iterator[str]:
         if plan[name]:
             yield f"{words}: {', '.join(plan[name])}"
     for refused in plan["refused"]:
-        yield f"{refused['model']} would not load: {refused['reason']}"
+        yield f"{refused['model']} would not load{_as_before(refused)}: {refused['reason']}"
     for device, held in plan["memory"].items():
         if held["before"] != held["after"]:
             yield f"memory held on {device}: {human_bytes(held['before'])} → {human_bytes(held['after'])}"
     if plan["daemon"]:
         yield f"not before the daemon is started again: {', '.join(plan['daemon'])}"
+
+
+def _as_before(refused: dict[str, Any]) -> str:
+    return ", and goes on as it last did" if refused["falls_back"] else ""
 
 
 def _how(restarted: dict[str, Any]) -> str:

@@ -65,11 +65,7 @@ async def test_two_versions_are_compared_for_machines_and_for_people(office: Off
     await office.patch({"model": {"goose": None, "swan": {"pin": True}}})
     diff = (await office.client.get(f"{SNAPSHOTS}/2/diff/3")).json()
     assert [change["path"] for change in diff["changes"]] == [["model", "goose"], ["model", "swan"]]
-    gone, new = diff["text"].splitlines()
-    assert gone.startswith("- model.goose: {")
-    assert new.startswith("+ model.swan: {")
-    assert "pin = true" in new
-    assert "keep_alive" not in new
+    assert diff["text"].splitlines() == ["- model.goose", "+ model.swan.pin: true"]
     one = await office.client.get(f"{SNAPSHOTS}/1/diff/2")
     assert one.json()["patch"] == [{"op": "replace", "path": "/lifecycle/keep_alive", "value": 600.0}]
     text = await office.client.get(f"{SNAPSHOTS}/1/diff/2", headers={"accept": "text/plain"})

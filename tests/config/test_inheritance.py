@@ -19,7 +19,7 @@ def effective_of(model: dict[str, Any], **sections: Any) -> Model:
 GENERAL: dict[str, Any] = {
     "lifecycle": {"keep_alive": "1h"},
     "engine": {"strategy": "cpu bf16", "max_concurrency": 8, "threads": 4},
-    "sampling": {"temperature": 0.5, "top_k": 40},
+    "sampling": {"temperature": 0.5, "top_k": 40, "max_tokens": 50},
     "limits": {"prompt_tokens": 1000, "max_tokens": 100},
 }
 
@@ -34,6 +34,7 @@ GENERAL: dict[str, Any] = {
         ({"threads": 1}, "threads", 4, 1),
         ({"sampling": {"temperature": 0}}, "sampling.temperature", 0.5, 0.0),
         ({"sampling": {"top_k": 0}}, "sampling.top_k", 40, 0),
+        ({"sampling": {"max_tokens": 5}}, "sampling.max_tokens", 50, 5),
         ({"limits": {"prompt_tokens": 2000}}, "limits.prompt_tokens", 1000, 2000),
         ({"limits": {"max_tokens": 1}}, "limits.max_tokens", 100, 1),
     ],
