@@ -1,0 +1,125 @@
+"""The compiled library: found beside its source, or compiled once into the user's cache."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+_MAIN = "native.cpp"
+# No -ffast-math: linked into a library it flushes denormals to zero in the whole process, and it lets sums be reordered.
+_FLAGS = (
+    *("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wno-psabi", "-Wno-maybe-uninitialized"),
+)
+_LEVELS = {  # what each needs of the processor, the best first; vectors are as wide as the level has them
+    "avx512": ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"),
+    "avx2": ("avx2", "fma", "f16c"),
+}
+GENERIC = "generic"
+_COMPILERS = ("g++", "clang++", "c++")
+_PATIENCE = 300  # seconds for a compiler
+
+
+@dataclass(frozen=True)
+class Native:
+    """The library, or None and in `description` one sentence that says why; `level` is the instruction set it is built for."""
+
+    library: ctypes.CDLL | None
+    level: str
+    description: str
+
+
+@functools.cache
+def open_native(cache: Path | None = None, level: str | None = None) -> Native:
+    """`open_library`, once for all callers."""
+    return open_library(cache, level)
+
+
+def open_library(cache: Path | None = None, level: str | None = None) -> Native:
+    """The library for this processor, or for another `level`; compiled into `cache` where no wheel brought it."""
+    level = level or processor_level()
+    cache = cache or _user_cache()
+    name = f"native-{level}-{platform.machine()}-{_key(level)}.so"
+    if (brought := _HERE / name).exists():
+        return _open(brought, level, "from the wheel")
+    if (kept := cache / name).exists():
+        return _open(kept, level, f"kept in {cache}")
+    compiler = find_compiler()
+    if compiler is None:
+        return _absent(level, "no C++ compiler (g++ or clang++) on PATH")
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        build(kept, level, compiler)
+    except (OSError, subprocess.SubprocessError) as error:
+        return _absent(level, _first_error(error))
+    return _open(kept, level, f"compiled by {compiler}")
+
+
+def build(path: Path, level: str, compiler: str) -> None:
+    """Compile the library to `path`, which appears whole or not at all. Raises OSError or subprocess.SubprocessError."""
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        command = [compiler, *_flags(level), str(_HERE / _MAIN), "-o", part]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_PATIENCE)
+        Path(part).replace(path)
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def processor_level() -> str:
+    """The best of the levels this processor has all instructions of."""
+    flags = _processor_flags()
+    return next((level for level, needed in _LEVELS.items() if flags.issuperset(needed)), GENERIC)
+
+
+def find_compiler() -> str | None:
+    """$CXX if it is set, else the first C++ compiler on PATH."""
+    return next(filter(shutil.which, filter(None, (os.environ.get("CXX"), *_COMPILERS))), None)
+
+
+def _open(path: Path, level: str, origin: str) -> Native:
+    try:
+        return Native(ctypes.CDLL(str(path)), level, f"native kernels, {level}, {origin}")
+    except OSError as error:
+        return _absent(level, str(error))
+
+
+def _absent(level: str, reason: str) -> Native:
+    return Native(None, level, f"no native kernels: {reason}; PyTorch computes instead")
+
+
+def _flags(level: str) -> list[str]:
+    return [*_FLAGS, *(f"-m{instructions}" for instructions in _LEVELS.get(level, ()))]
+
+
+def _key(level: str) -> str:
+    digest = hashlib.sha256(" ".join(_flags(level)).encode())
+    for source in sorted((*_HERE.glob("*.h"), _HERE / _MAIN)):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _processor_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # another system than Linux
+        return frozenset()
+    return next((frozenset(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), frozenset())
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cortexd" / "native"
+
+
+def _first_error(error: Exception) -> str:
+    said = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+    lines = [line.strip() for line in str(said).splitlines() if "error" in line]
+    return lines[0] if lines else str(error)

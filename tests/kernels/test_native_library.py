@@ -1,0 +1,135 @@
+"""Finding, compiling and doing without the native library."""
+
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from cortexd_kernels.native import Threads, open_native
+from cortexd_kernels.native.library import GENERIC, build, find_compiler, open_library, processor_level
+from cortexd_kernels.native.stages import product
+from tests.kernels.native_library import CACHE, native_or_skip
+
+
+def compiler() -> str:
+    found = find_compiler()
+    if found is None:
+        pytest.skip("no C++ compiler")
+    return found
+
+
+def test_without_a_compiler_there_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    native = open_library(tmp_path)
+    assert native.library is None
+    assert "no C++ compiler" in native.description
+
+
+def test_a_compiler_that_fails_is_a_reason_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    broken = tmp_path / "broken-c++"
+    broken.write_text("#!/bin/sh\necho 'error: out of order' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    native = open_library(tmp_path / "cache")
+    assert native.library is None
+    assert "out of order" in native.description
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_library_that_cannot_be_loaded_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    writes_nonsense = tmp_path / "c++"
+    writes_nonsense.write_text('#!/bin/sh\nfor last; do :; done\necho nonsense > "$last"\n')
+    writes_nonsense.chmod(0o755)
+    monkeypatch.setenv("CXX", str(writes_nonsense))
+    native = open_library(tmp_path / "cache")
+    assert native.library is None
+    assert native.description.startswith("no native kernels")
+
+
+def test_what_is_compiled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    native_or_skip()
+    first = open_library(tmp_path)
+    assert first.library is not None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    second = open_library(tmp_path)
+    assert second.library is not None
+    assert "kept in" in second.description
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_generic_level_computes_the_same_product():
+    native_or_skip()
+    generic = open_native(CACHE, GENERIC)
+    assert generic.library is not None
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        weight, x = torch.randn(37, 192).to(dtype), torch.randn(5, 192)
+        mine, theirs = (product(Threads(native), weight, x) for native in (generic, native_or_skip()))
+        assert torch.allclose(mine, theirs, atol=1e-4)
+
+
+def test_every_level_compiles_with_vectors_of_its_width(tmp_path: Path):
+    if os.uname().machine != "x86_64":
+        pytest.skip("levels are those of x86-64")
+    path = tmp_path / "avx512.so"
+    build(path, "avx512", compiler())
+    disassembled = subprocess.run(["objdump", "-d", str(path)], capture_output=True, text=True, check=True).stdout
+    assert "vfmadd231ps" in disassembled
+    assert "zmm" in disassembled
+
+
+def test_the_processor_is_known_by_its_flags():
+    assert processor_level() in {"avx512", "avx2", GENERIC}
+
+
+def test_denormals_stay_what_they_are_for_the_rest_of_the_process():
+    native_or_skip()
+    assert torch.tensor(1e-40).mul(0.5) > 0
+
+
+def test_other_threads_of_python_run_while_a_call_does():
+    threads = Threads(native_or_skip())
+    weight, x = torch.zeros(4096, 1024), torch.zeros(64, 1024)
+    ended, turns = threading.Event(), []
+
+    def compute() -> None:
+        for _ in range(20):
+            product(threads, weight, x)
+        ended.set()
+
+    worker = threading.Thread(target=compute)
+    worker.start()
+    while not ended.is_set():
+        turns.append(time.perf_counter())
+    worker.join()
+    assert len(turns) > 100
+
+
+def test_results_do_not_depend_on_how_often_the_number_of_threads_changes():
+    threads = Threads(native_or_skip())
+    weight, x = torch.randn(3000, 64), torch.randn(3, 64)
+    expected = product(threads, weight, x)
+    for turn in range(300):
+        threads.count = 1 + turn % 5
+        assert torch.equal(product(threads, weight, x), expected)
+
+
+def test_two_callers_take_turns():
+    threads = Threads(native_or_skip(), 2)
+    weight, x = torch.randn(500, 64), torch.randn(3, 64)
+    expected = product(threads, weight, x)
+    right: list[bool] = []
+
+    def compute() -> None:
+        right.append(all(torch.equal(product(threads, weight, x), expected) for _ in range(200)))
+
+    callers = [threading.Thread(target=compute) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert right == [True] * 3
