@@ -47,4 +47,5 @@ docs: $(DEV_STAMP)
 
 soak: $(DEV_STAMP)
 	$(BIN)/python -m tests.end_to_end.soak --kills 1000
+	$(BIN)/python -m tests.end_to_end.configuration_soak --kills 1000
 	$(BIN)/python -m tests.store.soak --kills 1000

@@ -82,9 +82,9 @@ class Snapshots:
             return await rows.head()
 
     async def get(self, version: int) -> Snapshot:
-        """Raises UnknownVersion."""
+        """Raises UnknownVersion, and StoreFailed where it is not what was written."""
         async with self._reading() as rows:
-            return await rows.get(version)
+            return _sound(await rows.get(version))
 
     async def history(self, limit: int = 100, before: int | None = None) -> list[Snapshot]:
         """The newest `limit` versions, those before the version `before` where it is given; newest first."""
@@ -94,7 +94,7 @@ class Snapshots:
     async def diff(self, a: int, b: int) -> list[Change]:
         """What is different in `b`. Raises UnknownVersion."""
         async with self._reading() as rows:
-            return changes((await rows.get(a)).document, (await rows.get(b)).document)
+            return changes(_sound(await rows.get(a)).document, _sound(await rows.get(b)).document)
 
     async def put(
         self,
@@ -156,7 +156,10 @@ class Snapshots:
             reason = f"version {head.current.version} was not confirmed in time"
             origin = Origin(author="cortexd", reason=reason, source="auto-revert", restored_from=back.version)
             snapshot = self._next(head, self._todays(back), origin)
-            await self._append(rows, snapshot, Head(current=snapshot, confirmed=snapshot, file=head.file))
+            # A file that was applied meanwhile is undone as well: what it says is to be applied anew.
+            undone = await rows.before(head.current.version + 1, head.current.version - back.version)
+            file = None if any(one.source == "file" for one in undone) else head.file
+            await self._append(rows, snapshot, Head(current=snapshot, confirmed=snapshot, file=file))
             return snapshot
 
     async def prove(self, version: int) -> None:
@@ -260,7 +263,8 @@ class Snapshots:
         raise StaleVersion(f"{message}; changed meanwhile: {told} (last by {by}).", current=current, changed=changed)
 
     def _todays(self, snapshot: Snapshot) -> bytes:
-        """The content of `snapshot` in today's schema."""
+        """The content of `snapshot` in today's schema; what is damaged must not be sealed anew."""
+        _sound(snapshot)
         if snapshot.schema_version == self._schema_version:
             return bytes(snapshot.body)
         return canonical(self._upgrade(snapshot.document, snapshot.schema_version))
@@ -286,6 +290,12 @@ class Snapshots:
             self.copy_failure = failure
         else:
             self._copied, self.copy_failure = head, None
+
+
+def _sound(snapshot: Snapshot) -> Snapshot:
+    if fault := chain.damage(snapshot):
+        raise StoreFailed(str(fault))
+    return snapshot
 
 
 def _same(snapshot: Snapshot, other: Snapshot) -> bool:

@@ -12,10 +12,12 @@ from pathlib import Path
 import httpx
 
 from tests.bench import machine
+from tests.bench.against import Peer, compare, report
 from tests.bench.daemon import complete, daemon, decode_rate, load_ms, prefill_rate
 from tests.bench.latency import added_latency
 from tests.bench.shapes import SHAPES, Shape
 from tests.bench.swap import swap_times, swaps_of_a_daemon
+from tests.bench.versions import version_times
 
 STREAMS = (1, 4, 16)
 PROMPTS = (128, 512, 2048)
@@ -62,6 +64,8 @@ async def bench(folder: Path, shapes: list[Shape], rounds: int) -> dict[str, dic
                 figures[f"swap: {tier} ms"].append(-taken)
             for what, taken in (await added_latency()).items():
                 figures[what].append(-taken)
+            for what, taken in (await version_times(folder)).items():
+                figures[what].append(-taken)
             official(shape, folder, figures)
     return {name: {key: abs(max(values)) for key, values in figures.items()} for name, figures in all_figures.items()}
 
@@ -81,17 +85,34 @@ def show(results: dict[str, dict[str, float]], shapes: list[Shape]) -> None:
         print(f"| {key} | " + " | ".join(f"{results[name][key]:.4g}" for name in names) + " |")
 
 
+def against(arguments: argparse.Namespace, shape: Shape) -> None:
+    address, _, model = arguments.against.partition(",")
+    peer = Peer(address, model or None, arguments.against_pid)
+    comparison = asyncio.run(compare(arguments.folder.resolve(), shape, peer, arguments.rounds))
+    write_json(arguments.json or Path(".local/bench/against.json"), report(comparison, shape, peer))
+
+
+def write_json(path: Path, results: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=2))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(".local/bench"), help="where the checkpoints are kept")
     parser.add_argument("--shape", choices=[shape.name for shape in SHAPES], help="only this one")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, default=Path(".local/bench/results.json"))
+    parser.add_argument("--json", type=Path, help="default: .local/bench/results.json, or against.json")
+    parser.add_argument("--against", metavar="URL[,MODEL]", help="only compare with this OpenAI server, chat by chat")
+    parser.add_argument("--against-pid", type=int, metavar="PID", help="its process, to compare the memory too")
     arguments = parser.parse_args()
     shapes = [shape for shape in SHAPES if arguments.shape in (None, shape.name)]
-    results = asyncio.run(bench(arguments.folder, shapes, arguments.rounds))
+    if arguments.against:
+        against(arguments, shapes[0])
+        return
+    results = asyncio.run(bench(arguments.folder.resolve(), shapes, arguments.rounds))
     show(results, shapes)
-    arguments.json.write_text(json.dumps(results, indent=2))
+    write_json(arguments.json or Path(".local/bench/results.json"), results)
 
 
 if __name__ == "__main__":

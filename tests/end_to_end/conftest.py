@@ -86,8 +86,8 @@ async def _running(models: Path, environment: dict[str, str]) -> AsyncGenerator[
     )  # fmt: skip
     assert process.stderr is not None
     async with asyncio.timeout(60):
-        while b"listening" not in await process.stderr.readline():
-            pass
+        while b"listening" not in (line := await process.stderr.readline()):
+            assert line, "the daemon has ended"
     drain = asyncio.create_task(process.stderr.read())
     url = f"http://127.0.0.1:{port}"
     try:

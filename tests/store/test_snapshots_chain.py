@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies
 
+from cortexd.errors import StoreFailed
 from cortexd.store.chain import first_fault
 from cortexd.store.snapshot import canonical
 from tests.store.histories import by, put, snapshots_at
@@ -44,6 +45,20 @@ async def test_a_flipped_bit_is_noticed_and_its_version_named(tmp_path: Path, fo
         fault = await snapshots.verify()
     assert fault is not None
     assert fault.version == 2
+
+
+@pytest.mark.parametrize("bit", [0x01, 0x80], ids=["another letter", "no letter"])
+async def test_what_is_damaged_is_neither_read_nor_brought_back_nor_sealed_anew(tmp_path: Path, bit: int) -> None:
+    path = tmp_path / "db"
+    content = bytearray(await with_history(path))
+    content[content.index(b"of the second") + 3] ^= bit
+    path.write_bytes(content)
+    async with snapshots_at(path) as snapshots:
+        for use in (snapshots.get(2), snapshots.diff(1, 2), snapshots.rollback(2, "ada", "back", expected=3)):
+            with pytest.raises(StoreFailed, match="Version 2 has another content than was written"):
+                await use
+        assert (head := await snapshots.head()) is not None
+        assert head.current.version == 3
 
 
 async def test_a_flipped_bit_in_any_hash_is_noticed(tmp_path: Path) -> None:
