@@ -5,9 +5,11 @@ from pathlib import Path
 from cortexd.config import Settings
 from cortexd.engines.cores import Cores
 from cortexd.engines.fork_server import ForkServer
+from cortexd.engines.kept_states import KeptStates
 from cortexd.memory.host import Host
 from cortexd.memory.nvidia import Gpus
 from cortexd.memory.process import Usage, measure
+from cortexd.wire import CacheLimits
 
 
 class EngineRoom:
@@ -18,6 +20,7 @@ class EngineRoom:
         self.cores = Cores(defaults.thread_count)
         self.prefill_budget = defaults.prefill_budget
         self.cache = cache
+        self.states = KeptStates(CacheLimits(), cache / "states" if cache is not None else None)
         self.fork_server = ForkServer()
 
 

@@ -75,6 +75,21 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     choice: int = 0  # which of the request's `n` answers: gives each its own random stream
 
 
+class CacheLimits(msgspec.Struct, frozen=True, kw_only=True, tag="cache_limits"):
+    """How much may be kept of what was read, from the next step on: bytes of this worker's memory, and of the disk for all.
+
+    Unless `enabled`, nothing is looked up nor kept; what is on the disk stays there.
+    """
+
+    host: int = 0
+    disk: int = 0
+    enabled: bool = True
+
+
+class ForgetStates(msgspec.Struct, frozen=True, tag="forget_states"):
+    """Drop all that is kept of what was read, on the disk too."""
+
+
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     """Open this checkpoint and get ready; sent once, first."""
 
@@ -86,6 +101,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     context: int = 32768  # most prompt tokens
     prefill_budget: int = 256  # most prompt tokens in one step
     cache: str = ""  # directory for prepared weights; "": none
+    states: str = ""  # directory for states; "": none is kept on the disk
+    kept: CacheLimits = CacheLimits()
 
 
 class InitialState(msgspec.Struct, frozen=True):
@@ -105,6 +122,7 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     stop: list[str] = []
     echo: bool = False
     state: InitialState | None = None  # None: it begins from nothing
+    tenant: str = ""  # who asks: what was read for one is not found by another
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -145,7 +163,9 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Leave at once: what is still running is given up."""
 
 
-Command = Load | Generate | Cancel | Ping | Threads | Park | Resume | Suspend | Adopt | Shutdown
+Command = (
+    Load | Generate | Cancel | Ping | Threads | Park | Resume | Suspend | Adopt | CacheLimits | ForgetStates | Shutdown
+)
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -179,6 +199,7 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
     prompt_tokens: int
     completion_tokens: int
     reasoning_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt, that did not have to be read again
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True):

@@ -21,11 +21,13 @@ COMMANDS: list[wire.Command] = [
     wire.Resume(),
     wire.Suspend(),
     wire.Adopt(4, b"\x00\xff", last=True),
+    wire.CacheLimits(host=2**30, disk=2**40, enabled=False),
+    wire.ForgetStates(),
     wire.Shutdown(),
 ]
 REPORTS: list[wire.Report] = [
     wire.Progress(1, 2),
-    wire.Step([wire.Delta(1, "text", "", "stop", wire.Usage(1, 2))], [wire.Rejected(2, "no", "prompt")]),
+    wire.Step([wire.Delta(1, "text", "", "stop", wire.Usage(1, 2, 3, 4))], [wire.Rejected(2, "no", "prompt")]),
     wire.LoadRefused("broken"),
     wire.Pong(3, 1, 0),
     wire.Parked(),

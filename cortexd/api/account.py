@@ -18,6 +18,7 @@ class Account:
         self.model = ""  # the name in the catalogue: empty until it is known
         self.chosen: Chosen | None = None
         self.config = ""  # version of the configuration, as in the header
+        self.fallback = ""  # why it is not the one in force
         self._route = route
         self._began = perf_counter()
         self._status = 200
@@ -54,6 +55,7 @@ class Account:
             model=self.model,
             chosen=self.chosen,
             config=self.config,
+            fallback=self.fallback,
             route=self._route,
             status=self._status,
             finish=self._finish,
@@ -62,5 +64,6 @@ class Account:
             first_token_ms=None if self._first_token_ms is None else round(self._first_token_ms, 1),
             total_ms=round(self.elapsed_ms, 1),
             prompt_tokens=self._usage.prompt_tokens,
+            cached_tokens=self._usage.cached_tokens,
             completion_tokens=self._usage.completion_tokens,
         )

@@ -61,6 +61,7 @@ class Answers:
             prompt_tokens=sum(usage.prompt_tokens for index, usage in ends if self._prompts[index]),
             completion_tokens=sum(usage.completion_tokens for _, usage in ends),
             reasoning_tokens=sum(usage.reasoning_tokens for _, usage in ends),
+            cached_tokens=sum(usage.cached_tokens for index, usage in ends if self._prompts[index]),
         )
 
     async def _next(self) -> tuple[int, Delta]:

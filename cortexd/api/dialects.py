@@ -45,10 +45,15 @@ class CompletionTokens(msgspec.Struct, frozen=True):
     reasoning_tokens: int
 
 
+class PromptTokens(msgspec.Struct, frozen=True):
+    cached_tokens: int
+
+
 class UsageReport(msgspec.Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokens
     completion_tokens_details: CompletionTokens
 
 
@@ -195,5 +200,6 @@ def _report(usage: Usage) -> UsageReport:
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        prompt_tokens_details=PromptTokens(usage.cached_tokens),
         completion_tokens_details=CompletionTokens(usage.reasoning_tokens),
     )

@@ -3,6 +3,7 @@
 from cortexd.config.canonical import canonical, content_hash
 from cortexd.config.document import (
     Alias,
+    Cache,
     Document,
     Engine,
     Lifecycle,
@@ -24,6 +25,7 @@ from cortexd.config.sources import Sources
 
 __all__ = [
     "Alias",
+    "Cache",
     "Document",
     "Engine",
     "Lifecycle",

@@ -51,13 +51,13 @@ class Server(Document, frozen=True):
     port: Annotated[int, Meta(ge=0, le=65535, description="The port to listen at; 0: any that is free."), DAEMON] = (
         11435
     )
-    max_body_bytes: Annotated[
-        int, Meta(ge=1024, le=2**30, description="The largest request.", extra={"unit": "B"}), DAEMON
-    ] = 16 * 2**20
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30, description="The largest request.", extra={"unit": "B"})] = (
+        16 * 2**20
+    )
     loading_comment_s: Annotated[
-        Patience, Meta(le=60, description="Between two comments to a stream that waits for a load."), DAEMON
+        Patience, Meta(le=60, description="Between two comments to a stream that waits for a load.")
     ] = 3.0
-    drain_s: Annotated[Seconds, Meta(le=3600, description="From SIGTERM until what still runs is cut."), DAEMON] = 30.0
+    drain_s: Annotated[Seconds, Meta(le=3600, description="From SIGTERM until what still runs is cut.")] = 30.0
 
 
 class Lifecycle(Document, frozen=True):
@@ -131,6 +131,19 @@ class Memory(Document, frozen=True):
     sample_s: Annotated[Patience, Meta(le=3600, description="Between two looks at the memory.")] = 2.0
 
 
+class Cache(Document, frozen=True):
+    """What is kept of prompts and answers, so that the next turn of a chat reads only what is new."""
+
+    enabled: Annotated[bool, Meta(description="Keep states, and look prompts up among those that are kept.")] = True
+    host: Annotated[
+        Size,
+        Meta(description="Of the memory of each worker; a percentage is of [memory] cpu; auto: 2 %, at most 1 GiB."),
+    ] = "auto"
+    disk: Annotated[
+        Size, Meta(description="Of the disk, for all models together; a percentage is of its size; auto: 2 GiB.")
+    ] = "2 GiB"
+
+
 class Sampling(Document, frozen=True):
     """What a request gets that does not say otherwise, of a model that does not either."""
 
@@ -195,7 +208,7 @@ class Model(Document, frozen=True):
         Duration | None, Meta(description="From its last use to its unloading; negative: it stays for ever.")
     ] = None
     pin: Annotated[bool, Meta(description="Never evict it, nor let it expire.")] = False
-    preload: Annotated[bool, Meta(description="Load it when the daemon starts."), DAEMON] = False
+    preload: Annotated[bool, Meta(description="Load it now, and whenever the daemon starts.")] = False
     state: Annotated[
         Annotated[str, Meta(min_length=1, max_length=256)] | None,
         Meta(
@@ -235,6 +248,7 @@ class Settings(Document, frozen=True):
     models: Models = Models()
     engine: Engine = Engine()
     memory: Memory = Memory()
+    cache: Cache = Cache()
     sampling: Sampling = Sampling()
     limits: Limits = Limits()
     model: tuple[Model, ...] = ()

@@ -11,6 +11,7 @@ from cortexd.config.document import Settings
 from cortexd.config.layers import Layer, of_document, of_environment, of_file, of_overrides
 from cortexd.config.paths import default_paths
 from cortexd.config.reading import Reading, reading_of
+from cortexd.errors import InvalidConfiguration
 
 
 class FileReading(msgspec.Struct, frozen=True):
@@ -31,9 +32,8 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
     def read_file(self) -> FileReading | None:
         """None where there is no file. Raises InvalidConfiguration, one sentence a line for all that is wrong."""
-        if self.file is None or not self.file.exists():
+        if (layer := self._of_file()) is None:
             return None
-        layer = of_file(self.file)
         document = reading_of([layer], ()).settings
         return FileReading(document, hashlib.sha256(msgspec.json.encode(layer.document, order="sorted")).hexdigest())
 
@@ -44,8 +44,18 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
     def without_store(self) -> Reading:
         """What would be in force if nothing were kept. Raises InvalidConfiguration."""
-        there = self.file is not None and self.file.exists()
-        return self._over(of_file(self.file) if self.file is not None and there else Layer(document={}))
+        return self._over(self._of_file() or Layer(document={}))
+
+    def _of_file(self) -> Layer | None:
+        if self.file is None:
+            return None
+        try:
+            self.file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:  # it may be there: what nobody can read is no file that says nothing
+            raise InvalidConfiguration(f"{self.file} cannot be read ({error.strerror}).") from error
+        return of_file(self.file)
 
     def _over(self, layer: Layer) -> Reading:
         usual = (str(default_paths(self.environment).data / "models"),)

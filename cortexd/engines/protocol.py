@@ -9,6 +9,7 @@ import msgspec
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.engines.cores import Cores
 from cortexd.engines.fork_server import ForkServer
+from cortexd.engines.kept_states import KeptStates
 from cortexd.errors import CortexdError
 from cortexd.wire import Delta, InitialState, Prompt, Sampling
 
@@ -158,6 +159,11 @@ class EngineHost(Protocol):
     @property
     def cache(self) -> Path | None:
         """Where engines may keep what they would otherwise compute at each load; None: nowhere."""
+        ...
+
+    @property
+    def states(self) -> KeptStates:
+        """How much of what they have read engines may keep, and where."""
         ...
 
     @property

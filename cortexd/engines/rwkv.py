@@ -41,10 +41,11 @@ class RwkvEngine:
         self._lost = asyncio.Event()
         self._stopping = False
         self._grant = self._compute_with  # one bound method, so that it is known again
+        self._rule = self._send  # and this
 
     @classmethod
     def footprint(cls, spec: ModelSpec, host: EngineHost) -> dict[str, int]:
-        return {"cpu": footprint(spec, host.prefill_budget)}
+        return {"cpu": footprint(spec, host.prefill_budget, host.states.room)}
 
     @classmethod
     def problem(cls, spec: ModelSpec) -> str | None:
@@ -71,6 +72,7 @@ class RwkvEngine:
         _, self._connection = await loop.create_unix_connection(
             lambda: _Connection(self._receive, self._disconnected), sock=self._worker.socket
         )
+        self._host.states.join(self._rule)
         return await self._load(self._load_command(), report)
 
     async def park(self) -> None:
@@ -193,6 +195,8 @@ class RwkvEngine:
             context=spec.limits.prompt_tokens,
             prefill_budget=self._host.prefill_budget,
             cache=str(self._host.cache or ""),
+            states=str(self._host.states.directory or ""),
+            kept=self._host.states.limits,
         )
 
     def _check_unchanged(self) -> None:
@@ -302,6 +306,7 @@ class RwkvEngine:
             generation.fail(EngineDied(f"{self._spec.name} was unloaded.") if self._stopping else EngineDied())
         self._generations.clear()
         self._host.cores.end(self._grant)
+        self._host.states.leave(self._rule)
         self._suspension.fail(EngineDied())
         for waiting in (*self._pongs.values(), self._parking, self._suspending):
             if waiting is not None and not waiting.done():

@@ -14,8 +14,9 @@ _STREAMS = 28  # vectors of the model's width that a token takes in a step at mo
 _ROWS = 4  # vectors of the vocabulary's width that are there at once while a token is drawn
 
 
-def footprint(spec: ModelSpec, prefill_budget: int) -> int:
-    """Bytes of host memory: weights as they are computed with, the states of all slots, the largest step and the process.
+def footprint(spec: ModelSpec, prefill_budget: int, kept: int = 0) -> int:
+    """Bytes of host memory: weights as they are computed with, the states of all slots, `kept` bytes of others, the largest step
+    and the process.
 
     Page cache is not counted beyond the weights: the kernel takes it back. 0 where nothing is known of the model.
     """
@@ -28,7 +29,7 @@ def footprint(spec: ModelSpec, prefill_budget: int) -> int:
     states = spec.max_concurrency * spec.state_bytes
     step = 4 * (_STREAMS * spec.width * (prefill_budget + spec.max_concurrency) + _ROWS * spec.vocabulary)
     logits = 4 * spec.vocabulary * spec.max_concurrency
-    return weights + states + step + logits + PROCESS_BYTES
+    return weights + states + kept + step + logits + PROCESS_BYTES
 
 
 def computes_in_bf16(strategy: str, stored: str) -> bool:

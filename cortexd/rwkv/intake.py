@@ -4,6 +4,7 @@ from cortexd.checkpoints.shape import ModelShape
 from cortexd.errors import BadRequest, ContextExceeded
 from cortexd.rwkv.initial_states import InitialStates
 from cortexd.rwkv.prompt import ReplyParser, Template
+from cortexd.rwkv.reading import Reading
 from cortexd.rwkv.sampling import SamplerState
 from cortexd.rwkv.sequence import Sequence
 from cortexd.rwkv.tokenizer import Tokenizer
@@ -50,9 +51,26 @@ class Intake:
             reply=reply,
             max_tokens=request.max_tokens or self._context,
             echo=text if request.echo else "",
+            asked=request.prompt,
+            tenant=request.tenant,
             initial_state=tuned.hash if tuned is not None else "",
             state=self.states.get(tuned) if tuned is not None else None,
         )
+
+    def recollection(self, ended: Sequence) -> Reading | None:
+        """What the next turn's prompt will begin with, as far as its state can be kept; None where nobody knows."""
+        if isinstance(ended.asked, ChatPrompt):
+            text, closed = self._template.told(ended.asked, ended.said), True
+        elif isinstance(ended.asked, TextPrompt):
+            text, closed = ended.asked.text + ended.said, False
+        else:
+            return None
+        tokens = self._tokenizer.encode(text, self._context)
+        if not 0 < len(tokens) <= self._context:
+            return None
+        reading = Reading.of(tokens, self._tokenizer, ended.reading.start, closed=closed)
+        del reading.pieces[max(reading.kept, default=0) :]
+        return reading
 
     def _encode(self, text: str, param: str) -> list[int]:
         try:

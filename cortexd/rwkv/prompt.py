@@ -15,6 +15,7 @@ from cortexd.wire import TEMPLATES, ChatPrompt, Effort, Turn, one_of
 
 Expected = Literal["end of tag", "blanks", "one blank"]
 
+LABELS = ("System", "User", "Assistant")
 STOPS = ("\n\nUser:", "\n\nSystem:")
 
 # The tags stay open: the model was trained on the token that begins with ">".
@@ -54,6 +55,13 @@ class Template:
         opened = "" if effort is None else _FAST if effort == "none" else _THINK
         turns = _hinted(chat.turns, _HINTS.get(effort, "")) if effort else chat.turns
         return _rendered([*map(_turn, turns), f"Assistant:{opened}"], opened)
+
+    def told(self, chat: ChatPrompt, answer: str) -> str:
+        """What the next turn's prompt will begin with, when this chat was answered so."""
+        turns = list(chat.turns)
+        begun = turns.pop().text if turns[-1].role == "assistant" else ""
+        texts = [*map(_turn, turns), _turn(Turn("assistant", begun + answer))]
+        return "\n\n".join([*filter(None, texts), ""])
 
     def _beginning(self, text: str) -> tuple[str, str | None]:
         text = text.replace("\r\n", "\n").lstrip()

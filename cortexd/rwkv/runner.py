@@ -27,7 +27,7 @@ class Runner:
         self._path = Path(path)
         self._strategy = strategy
         self._cache = cache
-        self._identity = weights_identity(self._path)
+        self.identity = weights_identity(self._path)
         weights = open_weights(self._path, strategy, cache, report)
         self.shape, self.strategy, self.weight_bytes = weights.shape, weights.strategy, weights.bytes
         self.pool = StatePool(self.shape, slots)
@@ -49,7 +49,7 @@ class Runner:
 
     def resume(self, report: ReportBytes) -> None:
         """The end of `park`; raises LoadFailed."""
-        if weights_identity(self._path) != self._identity:
+        if weights_identity(self._path) != self.identity:
             raise LoadFailed(f"{self._path.name} has changed on the disk since it was loaded; ask again.")
         weights = open_weights(self._path, self._strategy, self._cache, report)
         self.pool.regain()

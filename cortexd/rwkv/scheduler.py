@@ -1,8 +1,10 @@
 """Who takes part in the next step."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 
+from cortexd.rwkv.prefix_cache import PrefixCache
 from cortexd.rwkv.sequence import Sequence
 from cortexd.rwkv.state import SavedState, StatePool
 
@@ -10,8 +12,9 @@ from cortexd.rwkv.state import SavedState, StatePool
 class Scheduler:
     """Two queues: sequences that wait for a slot, and those that hold one. A sequence joins and leaves between any two steps."""
 
-    def __init__(self, pool: StatePool, prefill_budget: int) -> None:
+    def __init__(self, pool: StatePool, prefill_budget: int, cache: PrefixCache[SavedState] | None = None) -> None:
         self._pool = pool
+        self._cache = cache or PrefixCache()
         self._prefill_budget = prefill_budget  # tokens
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
@@ -32,9 +35,10 @@ class Scheduler:
         while self._waiting and self._pool.free:
             sequence = self._waiting.popleft()
             sequence.slot = self._pool.take()
-            if sequence.state is not None:
-                self._pool.restore(sequence.slot, sequence.state)
-                sequence.state = None
+            begun = self._cache.resume(sequence.reading) if not sequence.reading.done else None
+            if (state := begun or sequence.state) is not None:
+                self._pool.restore(sequence.slot, state)
+            sequence.state = None
             self._running.append(sequence)
         chosen = [sequence for sequence in self._running if not sequence.prefilling]
         left = self._prefill_budget
@@ -43,6 +47,12 @@ class Scheduler:
                 chosen.append(sequence)
                 left -= sequence.next_length
         return chosen
+
+    def keep(self, chosen: Iterable[Sequence]) -> None:
+        """After a step, the states that are to be found again; of those that took part in it."""
+        for sequence in chosen:
+            if (slot := sequence.slot) is not None:
+                self._cache.note(sequence.reading, partial(self._pool.save, slot))
 
     def finish(self, sequence: Sequence) -> None:
         """The only place where a sequence that holds a slot ends."""

@@ -1,26 +1,26 @@
 """One generation in flight: its prompt, its place in the state pool, and the text that comes out."""
 
-from collections import deque
 from collections.abc import Sequence as Items
 
 import msgspec
 
-from cortexd.rwkv.batch import PIECE, Piece
+from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.prompt import ReplyParser, SavedReply
+from cortexd.rwkv.reading import Reading, start_of
 from cortexd.rwkv.sampling import SamplerState, SavedSampler
 from cortexd.rwkv.state import SavedState
 from cortexd.rwkv.stops import SavedStops, StopMatcher
 from cortexd.rwkv.tokenizer import TextDecoder, Tokenizer
-from cortexd.wire import Delta, Finish, Usage
+from cortexd.wire import Delta, Finish, Prompt, Usage
 
 
 class SavedSequence(msgspec.Struct, frozen=True, kw_only=True):
-    """A sequence between two steps: `todo` are the pieces of its prompt that are left, `state` what its slot holds or will
-    begin with; b"" is nothing.
-    """
+    """A sequence between two steps: `state` is what its slot holds or will begin with; b"" is nothing."""
 
     prompt_tokens: int
-    todo: list[list[int]]
+    reading: Reading
+    asked: Prompt | None
+    said: str
     last: int
     pending: bytes  # of a character that is not complete
     sampler: SavedSampler
@@ -48,17 +48,24 @@ class Sequence:
         reply: ReplyParser | None,
         max_tokens: int,
         echo: str = "",
+        asked: Prompt | None = None,
+        tenant: str = "",
         initial_state: str = "",
         state: SavedState | None = None,
     ) -> None:
-        """`initial_state` is the SHA-256 of the tuned state it began from, "" for none; `state` where it goes on."""
+        """`asked` is what `prompt` was made of, for the next turn; None: there will be none. `initial_state` is the SHA-256 of the
+        tuned state it began from, "" for none; `state` where it goes on.
+        """
         self.id = id
         self.prompt_tokens = len(prompt)
         self.sampler = sampler
         self.slot: int | None = None
         self.initial_state = initial_state
         self.state = state  # until it has a slot
-        self._todo = deque(prompt[i : i + PIECE] for i in range(0, len(prompt), PIECE))
+        self.tuned = state if initial_state else None
+        self.reading = Reading.of(prompt, tokenizer, start_of(tenant, initial_state))
+        self.asked = asked
+        self._said: list[str] = []
         self._last = -1
         self._tokenizer = tokenizer
         self._decoder = TextDecoder()
@@ -74,18 +81,21 @@ class Sequence:
         """The sequence that was saved, as `id` from now on; `state` is that of `saved`, unpacked."""
         sequence = cls(
             id,
-            (),
+            (tokenizer.end_of_text,),
             tokenizer=tokenizer,
             sampler=SamplerState.restored(saved.sampler, tokenizer.uncounted),
             stops=(),
             reply=ReplyParser.restored(saved.reply) if saved.reply is not None else None,
             max_tokens=saved.max_tokens,
             echo=saved.echo,
+            asked=saved.asked,
             initial_state=saved.initial_state,
             state=state,
         )
+        sequence.tuned = None
         sequence.prompt_tokens = saved.prompt_tokens
-        sequence._todo.extend(saved.todo)
+        sequence.reading = saved.reading
+        sequence._said = [saved.said]
         sequence._last = saved.last
         sequence._decoder = TextDecoder(saved.pending)
         sequence._stops = StopMatcher.restored(saved.stops)
@@ -96,7 +106,9 @@ class Sequence:
         """Between two steps; `state` is what its slot holds, packed."""
         return SavedSequence(
             prompt_tokens=self.prompt_tokens,
-            todo=[list(piece) for piece in self._todo],
+            reading=self.reading,
+            asked=self.asked,
+            said=self.said,
             last=self._last,
             pending=self._decoder.pending,
             sampler=self.sampler.save(),
@@ -111,20 +123,25 @@ class Sequence:
         )
 
     @property
+    def said(self) -> str:
+        """The answer, without thought."""
+        return "".join(self._said)
+
+    @property
     def prefilling(self) -> bool:
-        return bool(self._todo)
+        return self.reading.left
 
     @property
     def next_length(self) -> int:
-        return len(self._todo[0]) if self._todo else 1
+        return self.reading.next_length if self.reading.left else 1
 
     def next_piece(self) -> Piece:
         """The tokens of the next step: a piece of the prompt, or the token drawn last."""
         assert self.slot is not None, "only an admitted sequence takes part in a step"
-        if not self._todo:
+        if not self.reading.left:
             return Piece(self.slot, (self._last,))
-        tokens = self._todo.popleft()
-        return Piece(self.slot, tokens, wants_logits=not self._todo)
+        tokens = self.reading.next()
+        return Piece(self.slot, tokens, wants_logits=not self.reading.left)
 
     def accept(self, token: int) -> Delta | None:
         """Take the token that was drawn; what it brings to the client, if anything."""
@@ -148,7 +165,8 @@ class Sequence:
         if self._reply is not None:
             more_reasoning, more_content = self._reply.finish()
             reasoning, content = reasoning + more_reasoning, content + more_content
-        usage = Usage(self.prompt_tokens, self._generated, self._reasoned)
+        self._said.append(content)
+        usage = Usage(self.prompt_tokens, self._generated, self._reasoned, self.reading.cached)
         return Delta(self.id, self._take_echo() + content, reasoning, finish, usage)
 
     def _parse(self, text: str) -> tuple[str, str]:
@@ -161,6 +179,7 @@ class Sequence:
         return reasoning, content
 
     def _delta(self, content: str, reasoning: str) -> Delta | None:
+        self._said.append(content)
         text = self._take_echo() + content
         return Delta(self.id, text, reasoning) if text or reasoning else None
 

@@ -16,9 +16,18 @@ class SavedState:
     ffn_shift: Tensor
     wkv: Tensor
 
+    @property
+    def nbytes(self) -> int:
+        return self.att_shift.nbytes + self.ffn_shift.nbytes + self.wkv.nbytes
+
+    def parts(self) -> list[memoryview]:
+        """What `pack` returns, in pieces that are not copied."""
+        tensors = (self.att_shift, self.ffn_shift, self.wkv)
+        return [tensor.contiguous().numpy().data.cast("B") for tensor in tensors]
+
     def pack(self) -> bytes:
         """For a pool of the same model to `unpack`."""
-        return b"".join(part.numpy().tobytes() for part in (self.att_shift, self.ffn_shift, self.wkv))
+        return b"".join(self.parts())
 
 
 class StatePool:

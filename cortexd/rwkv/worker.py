@@ -14,11 +14,15 @@ import torch
 from cortexd import wire
 from cortexd.errors import CortexdError
 from cortexd.rwkv.intake import Intake
+from cortexd.rwkv.prefix_cache import PrefixCache
+from cortexd.rwkv.prepare import FORMAT
 from cortexd.rwkv.prompt import template_for
+from cortexd.rwkv.recollections import Recollections
 from cortexd.rwkv.runner import Runner
 from cortexd.rwkv.sampling import BrokenLogits, sample
 from cortexd.rwkv.scheduler import Scheduler
 from cortexd.rwkv.sequence import SavedSequence, Sequence
+from cortexd.rwkv.state_files import StateFiles
 from cortexd.rwkv.tokenizer import tokenizer_for
 from cortexd.rwkv.weights_cache import WeightsCache
 
@@ -36,6 +40,11 @@ class Inbox:
         self._commands: deque[wire.Command] = deque()
         self._arrived = threading.Event()
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def first(self) -> wire.Command:
+        """Wait for one command and leave what comes after it."""
+        self._arrived.wait()
+        return self._commands.popleft()
 
     def take(self, wait: bool) -> list[wire.Command]:
         """What has arrived; if `wait`, at least one command."""
@@ -76,7 +85,10 @@ class Worker:
         template = template_for(load.template, Path(load.path).stem)
         self._banned = torch.tensor(tokenizer.banned, dtype=torch.int64)
         self._intake = Intake(shape, tokenizer, template, load.context)
-        self._scheduler = Scheduler(self.runner.pool, load.prefill_budget)
+        self._kept = PrefixCache(self._state_files(load.states) if load.states else None)
+        self._kept.limit(load.kept)
+        self._scheduler = Scheduler(self.runner.pool, load.prefill_budget, self._kept)
+        self._recollections = Recollections(self.runner.pool, self._kept, self._intake.recollection)
         self.facts = wire.Loaded(
             version=shape.version,
             layers=shape.layers,
@@ -92,16 +104,22 @@ class Worker:
     def run(self) -> None:
         """Until the daemon says so, or goes away."""
         while True:
-            idle = not (self._scheduler.running or self._scheduler.waiting)
+            idle = not (self._scheduler.running or self._scheduler.waiting or self._recollections.busy)
             if idle:
                 self._scheduler.check_idle()
             for command in self._inbox.take(wait=idle and not self._rejected):
-                self._obey(command)
+                self.obey(command)
             if not self._running:
+                self._kept.close()
                 return
-            self._step()
+            self.step()
 
-    def _obey(self, command: wire.Command) -> None:
+    def _state_files(self, directory: str) -> StateFiles:
+        """Of this model in this arithmetic: states of another would be no worse, but another's answers."""
+        identity = f"{FORMAT}/{self.runner.identity}/{self.runner.strategy}/{torch.__version__}"
+        return StateFiles(Path(directory), identity, self.runner.pool.unpack)
+
+    def obey(self, command: wire.Command) -> None:
         match command:
             case wire.Generate():
                 try:
@@ -114,8 +132,15 @@ class Worker:
                 self._send(wire.Pong(nonce, self._scheduler.running, self._scheduler.waiting))
             case wire.Threads(count):
                 torch.set_num_threads(count)
+            case wire.CacheLimits():
+                self._kept.limit(command)
+            case wire.ForgetStates():
+                self._recollections.clear()
+                self._kept.forget()
             case wire.Park():
+                self._recollections.clear()
                 self._scheduler.check_idle()
+                self._kept.release()
                 self.runner.park()
                 self._intake.states.clear()
                 self._send(wire.Parked())
@@ -131,11 +156,18 @@ class Worker:
             case wire.Load():
                 raise RuntimeError("a worker loads one model in its life")
 
-    def _step(self) -> None:
+    def step(self) -> None:
         deltas: list[wire.Delta] = []
+        if self._scheduler.waiting and not self.runner.pool.free:
+            self._recollections.give_way()
         chosen = self._scheduler.schedule()
-        if chosen:
-            logits, rows = self.runner.run([sequence.next_piece() for sequence in chosen])
+        recalled = self._recollections.next_piece(beside=chosen)
+        if chosen or recalled is not None:
+            pieces = [sequence.next_piece() for sequence in chosen]
+            logits, rows = self.runner.run(pieces if recalled is None else [*pieces, recalled])
+            self._scheduler.keep(chosen)
+            if recalled is not None:
+                self._recollections.keep()
             drawing = [chosen[row] for row in rows]
             for i, sequence in enumerate(drawing):
                 if (delta := self._draw(sequence, logits[i : i + 1])) is not None:
@@ -179,6 +211,7 @@ class Worker:
         delta = sequence.accept(token)
         if delta is not None and delta.finish is not None:
             self._scheduler.finish(sequence)
+            self._recollections.add(sequence)
         return delta
 
     def _send(self, report: wire.Report) -> None:
@@ -194,7 +227,7 @@ class Worker:
 def main(sock: socket.socket) -> None:
     """Serve one daemon over `sock`: the first command is Load, its answer Loaded or LoadRefused."""
     inbox = Inbox(sock)
-    (load,) = inbox.take(wait=True)
+    load = inbox.first()
     assert isinstance(load, wire.Load), "the first command says what to load"
     torch.set_num_threads(load.threads)
     try:

@@ -52,6 +52,7 @@ class Host:
 
     def __init__(self, host: EngineHost) -> None:
         self.cores, self.prefill_budget, self.cache = host.cores, host.prefill_budget, None
+        self.states = host.states
         self.fork_server = cast("ForkServer", Metronomes())
 
 

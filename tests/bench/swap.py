@@ -9,9 +9,10 @@ from time import perf_counter
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.engines.cores import Cores
 from cortexd.engines.fork_server import ForkServer
+from cortexd.engines.kept_states import KeptStates
 from cortexd.engines.protocol import GenerationRequest, LoadProgress
 from cortexd.engines.rwkv import RwkvEngine
-from cortexd.wire import Sampling, TextPrompt
+from cortexd.wire import CacheLimits, Sampling, TextPrompt
 from tests.bench.daemon import complete, daemon
 
 
@@ -24,6 +25,7 @@ class Host:
         self.cores = Cores(len(os.sched_getaffinity(0)))
         self.fork_server = fork_server
         self.cache = cache
+        self.states = KeptStates(CacheLimits(), None)
 
 
 async def swap_times(checkpoint: Path) -> dict[str, float]:

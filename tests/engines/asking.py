@@ -5,9 +5,10 @@ from pathlib import Path
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.engines.cores import Cores
 from cortexd.engines.fork_server import ForkServer
+from cortexd.engines.kept_states import KeptStates
 from cortexd.engines.protocol import Generation, GenerationRequest
 from cortexd.engines.rwkv import RwkvEngine
-from cortexd.wire import Delta, Sampling, TextPrompt
+from cortexd.wire import CacheLimits, Delta, Sampling, TextPrompt
 
 NEVER_ENDING = {0: -100.0}  # id 0 ends a text
 
@@ -21,6 +22,7 @@ class Host:
         self.cores = Cores(1)
         self.fork_server = fork_server
         self.cache = cache
+        self.states = KeptStates(CacheLimits(), cache / "states" if cache is not None else None)
 
 
 def spec_of(path: Path, **changes: object) -> ModelSpec:

@@ -44,6 +44,7 @@ def test_each_part_is_in_it(goose: Path):
     spec = spec_of(goose, strategy="cpu fp32")
     whole = footprint(spec, 256)
     assert whole - footprint(msgspec.structs.replace(spec, max_concurrency=31), 256) > spec.state_bytes
+    assert footprint(spec, 256, kept=10**6) == whole + 10**6
     assert footprint(spec, 512) > whole
     matrices = spec.parameters - spec.vocabulary * spec.width
     assert whole - footprint(msgspec.structs.replace(spec, strategy="cpu bf16"), 256) == 2 * matrices

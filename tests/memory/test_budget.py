@@ -1,16 +1,18 @@
 """Ceilings, and what others use of them."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortexd.config import Memory
+from cortexd.config import Cache, Memory
 from cortexd.errors import InvalidConfiguration
-from cortexd.memory.budget import ceilings, foreign, parked_budget
+from cortexd.memory.budget import cache_limits, ceilings, foreign, parked_budget
 from cortexd.memory.host import Host
 from cortexd.memory.nvidia import Gpus
+from cortexd.wire import CacheLimits
 from tests.memory.fake_nvml import FakeNvml
 from tests.memory.trees import group_v2, member_of, meminfo, write
 
@@ -45,6 +47,33 @@ def test_without_gpus_there_is_the_host_alone(host: Host):
 def test_nonsense_is_refused_by_name(host: Host):
     with pytest.raises(InvalidConfiguration, match=r"^memory\.parked: 'much' is not a size"):
         parked_budget(Memory(parked="much"), host)
+
+
+def test_states_take_a_fiftieth_of_the_ceiling_but_a_gibibyte_at_most(tmp_path: Path):
+    assert cache_limits(Cache(), 10**9, tmp_path) == CacheLimits(host=20_000_000, disk=2 * 2**30)
+    assert cache_limits(Cache(), 10**12, tmp_path).host == 2**30
+
+
+def test_what_is_written_of_states_counts(tmp_path: Path):
+    written = Cache(enabled=False, host="3 GiB", disk="1 MB")
+    assert cache_limits(written, 10**12, tmp_path) == CacheLimits(host=3 * 2**30, disk=10**6, enabled=False)
+    assert cache_limits(Cache(host="50 %"), 10**9, tmp_path).host == 500_000_000
+    assert cache_limits(Cache(host="3 GiB"), 10**9, tmp_path).host == 10**9
+
+
+def test_a_percentage_of_the_disk_is_of_that_which_will_hold_a_directory_that_is_not_there_yet(tmp_path: Path):
+    half = cache_limits(Cache(disk="50 %"), 10**9, tmp_path / "not" / "yet").disk
+    assert half == pytest.approx(shutil.disk_usage(tmp_path).total / 2, abs=1)
+
+
+def test_without_a_directory_no_state_is_kept_on_the_disk():
+    assert cache_limits(Cache(), 10**9, None).disk == 0
+
+
+@pytest.mark.parametrize("key", ["host", "disk"])
+def test_nonsense_about_states_is_refused_by_name(tmp_path: Path, key: str):
+    with pytest.raises(InvalidConfiguration, match=rf"^cache\.{key}: 'much' is not a size"):
+        cache_limits(Cache(**{key: "much"}), 10**9, tmp_path)
 
 
 @pytest.mark.parametrize(
