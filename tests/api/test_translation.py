@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from cortexd.api.decoding import BodyDecoder
@@ -102,6 +103,15 @@ def test_no_seed_is_a_new_one_each_time() -> None:
 
 def test_max_completion_tokens_wins() -> None:
     assert from_chat(max_tokens=50, max_completion_tokens=7)[0].max_tokens == 7
+
+
+@pytest.mark.parametrize(("default", "longest"), [(7, 7), (100, 100), (101, 100)])
+def test_an_answer_is_as_long_as_the_default_unless_the_limit_is_lower(default: int, longest: int) -> None:
+    spec = msgspec.structs.replace(SPEC, sampling=SamplingDefaults(max_tokens=default))
+    request = CompletionRequest(model="goose", prompt="hi")
+    assert generation_requests(request, spec)[0].max_tokens == longest
+    asked = msgspec.structs.replace(request, max_tokens=50)
+    assert generation_requests(asked, spec)[0].max_tokens == 50
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
