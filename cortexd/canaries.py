@@ -55,7 +55,9 @@ def without(document: dict[str, Any], alias: str, target: str) -> dict[str, Any]
 
 def _outcome(event: RequestEnded) -> Outcome | None:
     assert event.chosen is not None
-    as_before = "fallback" in event.config  # answered, but not by what is on trial
+    if event.fallback == "loading":  # answered, but not by what is on trial
+        return None
+    as_before = event.fallback == "failed"
     failed_to_load = as_before or event.finish in _LOAD_FAILURES
     loaded = False if failed_to_load else (True if event.load_ms > 0 else None)
     first = None if event.first_token_ms is None else event.first_token_ms - event.queue_ms - event.load_ms

@@ -9,6 +9,7 @@ from cortexd.config import Settings
 from cortexd.config.keys import keys
 from cortexd.lifecycle.states import HELD, State
 from cortexd.lifecycle.supervisor import Supervisor
+from cortexd.replacement import Room
 
 
 class Restarted(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +54,7 @@ def change_plan(
     was = {spec.name: spec for spec in before}
     will_be = {spec.name: spec for spec in after}
     plan = ChangePlan(daemon=daemon, memory=_memory(was, will_be, supervisor))
+    room = Room(supervisor)
     for name, spec in will_be.items():
         old = was.get(name)
         if spec.problem is not None and (old is None or old.hash != spec.hash or old.problem != spec.problem):
@@ -61,7 +63,7 @@ def change_plan(
         elif old is None:
             plan.added.append(name)
         elif old.hash != spec.hash:
-            plan.restarted.append(_restarted(old, spec, supervisor))
+            plan.restarted.append(_restarted(old, spec, supervisor, room))
         elif old != spec:
             plan.relabelled.append(name)
         else:
@@ -83,7 +85,7 @@ def _value(settings: Settings, path: tuple[str, ...]) -> object:
     return value
 
 
-def _restarted(old: ModelSpec, new: ModelSpec, supervisor: Supervisor) -> Restarted:
+def _restarted(old: ModelSpec, new: ModelSpec, supervisor: Supervisor, room: Room) -> Restarted:
     differ = [
         field
         for field in ModelSpec.__struct_fields__
@@ -92,38 +94,30 @@ def _restarted(old: ModelSpec, new: ModelSpec, supervisor: Supervisor) -> Restar
     if old.limits.prompt_tokens != new.limits.prompt_tokens:
         differ.append("limits.prompt_tokens")
     loaded = supervisor.status(old).state in _LOADED
-    return Restarted(model=new.name, keys=differ, loaded=loaded, beside=loaded and fits_beside(new, supervisor))
-
-
-def fits_beside(spec: ModelSpec, supervisor: Supervisor) -> bool:
-    """Whether it can be loaded without any model having to go."""
-    memory = supervisor.view.memory()
-    return all(
-        count <= memory[device].free
-        for device, count in supervisor.history.expected(spec).items()
-        if count and device in memory
-    )
+    return Restarted(model=new.name, keys=differ, loaded=loaded, beside=loaded and room.take(new))
 
 
 def _memory(
     was: Mapping[str, ModelSpec], will_be: Mapping[str, ModelSpec], supervisor: Supervisor
 ) -> dict[str, BeforeAfter]:
-    before = dict.fromkeys(supervisor.view.ceilings, 0)
-    after = dict(before)
+    """Workers, however many names they go by, count once."""
+    before: dict[str, dict[str, int]] = {}  # bytes by device, by hash
+    after: dict[str, dict[str, int]] = {}
     for name, spec in was.items():
-        if supervisor.status(spec).state not in _LOADED:
+        status = supervisor.status(spec)
+        if status.state not in _LOADED:
             continue
-        held = supervisor.status(spec).memory
-        new = will_be.get(name)
-        for device, count in held.items():
-            before[device] = before.get(device, 0) + count
-        if new is None:
+        before[spec.hash] = status.memory
+        if (new := will_be.get(name)) is None:
             continue
-        for device, count in (
-            held if new.hash == spec.hash or new.problem is not None else supervisor.history.expected(new)
-        ).items():
-            after[device] = after.get(device, 0) + count
-    return {device: BeforeAfter(before=before.get(device, 0), after=after.get(device, 0)) for device in before | after}
+        stays = new.hash == spec.hash or new.problem is not None
+        after[spec.hash if stays else new.hash] = status.memory if stays else supervisor.history.expected(new)
+    devices = dict.fromkeys(supervisor.view.ceilings)
+    return {device: BeforeAfter(before=_sum(before, device), after=_sum(after, device)) for device in devices}
+
+
+def _sum(held: Mapping[str, Mapping[str, int]], device: str) -> int:
+    return sum(memory.get(device, 0) for memory in held.values())
 
 
 _PROCESS = {"engine", "path", "weights", "strategy", "template", "threads", "max_concurrency"}

@@ -4,15 +4,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from time import time
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from cortexd.change_plan import ChangePlan
 from cortexd.config import Settings, Sources, settings_from_document
 from cortexd.config.reading import Reading
+from cortexd.confirmation import keep_deadlines
 from cortexd.errors import CortexdError, InvalidConfiguration, StoreFailed
 from cortexd.events import ConfigurationChanged, ConfigurationRefused, Event
+from cortexd.outcome import OURS, ConfigurationStatus, FileState, Outcome, hidden
 from cortexd.rollouts import Fallback
 from cortexd.store.change import Change, changes
 from cortexd.store.snapshot import Head, Origin, Snapshot
@@ -20,11 +22,8 @@ from cortexd.store.snapshots import Snapshots
 
 _log = logging.getLogger("cortexd")
 
-_LOOK_AGAIN = 30.0  # seconds at most until a deadline, which is by the wall clock, is looked at again
-_TRY_AGAIN = 5.0  # seconds after which a database that failed is asked again
 
 Edit = Callable[[dict[str, Any]], Mapping[str, Any]]  # the document in force → the one that is wanted
-FileState = Literal["none", "applied", "differs", "not applied"]
 
 
 class Prepared(Protocol):
@@ -48,36 +47,6 @@ class Subject(Protocol[P]):
     def adopt(self, prepared: P, version: int | None) -> None:
         """They are in force. May not fail."""
         ...
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a proposed change, or would."""
-
-    version: int | None  # in force; None where nothing is kept
-    changed: bool  # False: it was in force already, or this is a dry run
-    changes: list[Change]
-    plan: ChangePlan
-    revert_at: float | None = None  # seconds since the epoch; unless confirmed by then
-
-
-class ConfigurationStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in seconds since the epoch."""
-
-    version: int | None
-    hash: str
-    source: str
-    author: str
-    reason: str
-    created_at: float
-    confirmed: int | None  # the version that a revert goes back to
-    revert_at: float | None
-    file: str | None
-    file_state: (
-        FileState  # "differs": it was applied, and another version is in force since; "not applied": see `problem`
-    )
-    waiting_for_a_start: list[str]  # keys
-    problem: str | None  # with what was to be applied last
-    fallbacks: Mapping[str, Fallback]  # models that do not load as they are configured, and answer as they last did
 
 
 class Configuration(Generic[P]):
@@ -126,24 +95,29 @@ class Configuration(Generic[P]):
         return self._snapshots
 
     async def start(self) -> None:
-        """What was in force is in force again, unless its time is over or the file has changed since.
+        """What was in force is in force again, unless its time is over or the file has changed since: that is decided first, and
+        then adopted, once.
 
         Raises InvalidConfiguration where nothing was in force and the file is not valid.
         """
         async with self._turn:
             head = await self._head()
             if head is not None:
-                await self._adopt_head(head)
-            if self._snapshots is not None:
-                await self._revert_expired()
+                self.document, self.version = self._read_back(head), head.current.version
+                if (reverted := await self._reverted(time())) is not None:
+                    before, (self.document, snapshot) = self.document, reverted
+                    self.version = snapshot.version
+                    self._tell(snapshot, changes(_json(before), _json(self.document)))
             try:
-                await self._apply_file(first=head is None)
+                if await self._apply_file(first=head is None) is not None:
+                    return
             except (InvalidConfiguration, StoreFailed) as error:
                 if head is None and isinstance(error, InvalidConfiguration):
                     raise
                 self._report(error)
                 if head is None:  # the disk is full, say: better to serve than not to
-                    await self._adopt(await self._of_file(), None)
+                    self.document, self.version = await self._of_file(), None
+            await self._adopt(self.document, self.version)
 
     async def reload(self) -> Outcome | None:
         """Look at the file; what it says is in force if it says something new. None where it does not.
@@ -164,7 +138,7 @@ class Configuration(Generic[P]):
         """Have what `edit` makes of the document in force. `confirm_within` in seconds; see `Snapshots`."""
 
         async def changing() -> Outcome:
-            wanted = settings_from_document(edit(_json(self.document)))
+            wanted = await asyncio.to_thread(lambda: settings_from_document(edit(_json(self.document))))
             body: dict[str, Any] = msgspec.to_builtins(wanted)
 
             async def keep() -> Snapshot:
@@ -187,14 +161,15 @@ class Configuration(Generic[P]):
         """A new version with the content of an earlier one."""
 
         async def rolling_back() -> Outcome:
-            wanted = settings_from_document((await self.snapshots.get(version)).document)
+            wanted = await asyncio.to_thread(settings_from_document, (await self.snapshots.get(version)).document)
 
             async def keep() -> Snapshot:
                 return await self.snapshots.rollback(
                     version, author, reason, expected=expected, confirm_within=confirm_within
                 )
 
-            return await self._have(wanted, keep, expected=expected, dry_run=dry_run)
+            # It was in force once: what has become wrong with it since is told, and is no reason to keep anybody from it.
+            return await self._have(wanted, keep, expected=expected, dry_run=dry_run, strict=False)
 
         return await self._in_turn(rolling_back())
 
@@ -218,7 +193,8 @@ class Configuration(Generic[P]):
 
     async def past(self, version: int) -> Settings:
         """What would be in force if this version were. Raises UnknownVersion, InvalidConfiguration, StoreFailed."""
-        return self._over(settings_from_document((await self.snapshots.get(version)).document)).settings
+        document = (await self.snapshots.get(version)).document
+        return await asyncio.to_thread(lambda: self._over(settings_from_document(document)).settings)
 
     async def status(self) -> ConfigurationStatus:
         head = await self._head()
@@ -241,23 +217,10 @@ class Configuration(Generic[P]):
 
     async def keep_deadlines(self) -> None:
         """Go back, for as long as this runs, from what is not confirmed in time."""
-        if self._snapshots is None:
-            return
-        while True:
-            self._moved.clear()
-            try:
-                head = await self._snapshots.head()
-                wait = None
-                if head is not None and head.revert_deadline is not None:
-                    wait = min(_LOOK_AGAIN, max(0.0, head.revert_deadline - time()))
-                try:
-                    async with asyncio.timeout(wait):
-                        await self._moved.wait()
-                except TimeoutError:
-                    await self._in_turn(self._revert_expired())
-            except StoreFailed as error:
-                self._report(error)
-                await asyncio.sleep(_TRY_AGAIN)
+        if self._snapshots is not None:
+            await keep_deadlines(
+                self._snapshots, self._moved, lambda now: self._in_turn(self._revert_expired(now)), self._report
+            )
 
     async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:
         """One after another, and whole: whoever asks for it may leave meanwhile, but between keeping and applying is no way out."""
@@ -307,67 +270,85 @@ class Configuration(Generic[P]):
         return await self._snapshots.head() if self._snapshots is not None else self._copied_head
 
     async def _have(
-        self, wanted: Settings, keep: Callable[[], Awaitable[Snapshot]], *, expected: int | None, dry_run: bool
+        self,
+        wanted: Settings,
+        keep: Callable[[], Awaitable[Snapshot]],
+        *,
+        expected: int | None,
+        dry_run: bool,
+        strict: bool = True,
     ) -> Outcome:
         """Have `wanted` in force, kept by `keep`: the only place where a configuration changes."""
-        prepared = await self._subject.prepare(self._over(wanted).settings, strict=True)
-        different = changes(_json(self.document), _json(wanted))
-        if self._snapshots is None:
-            if not dry_run and self._failure is not None:
-                raise self._failure
-            if not dry_run:
-                self._adopt_prepared(wanted, prepared, None)
-            return Outcome(version=None, changed=not dry_run, changes=different, plan=prepared.plan)
-        if dry_run:
-            await self._snapshots.expect(expected)
-            return Outcome(version=self.version, changed=False, changes=different, plan=prepared.plan)
-        before = self.version
-        snapshot = await keep()
-        self._adopt_prepared(wanted, prepared, snapshot.version)
-        head = await self._snapshots.head()
-        if snapshot.version != before:
-            self._tell(snapshot, different)
-        return Outcome(
-            version=snapshot.version,
-            changed=snapshot.version != before,
+        reading = await asyncio.to_thread(
+            self._over, wanted
+        )  # large documents take their time, which streams do not have
+        prepared = await self._subject.prepare(reading.settings, strict=strict)
+        different = await asyncio.to_thread(lambda: changes(_json(self.document), _json(wanted)))
+        would = Outcome(
+            version=self.version,
+            changed=False,
             changes=different,
             plan=prepared.plan,
-            revert_at=None if head is None else head.revert_deadline,
+            hidden=hidden(different, reading),
         )
+        if dry_run:
+            if different and self._snapshots is not None:  # what is in force already is never too late
+                await self._snapshots.expect(expected)
+            return would
+        if self._snapshots is None:
+            if self._failure is not None:
+                raise self._failure
+            self._adopt_prepared(wanted, reading, prepared, None)
+            return msgspec.structs.replace(would, changed=bool(different))
+        before = self.version
+        snapshot = await keep()
+        self._adopt_prepared(wanted, reading, prepared, snapshot.version)
+        changed = snapshot.version != before
+        if changed:
+            self._tell(snapshot, different)
+        head = await self._snapshots.head()
+        revert_at = None if head is None else head.revert_deadline
+        return msgspec.structs.replace(would, version=snapshot.version, changed=changed, revert_at=revert_at)
 
-    async def _revert_expired(self) -> None:
-        assert self._snapshots is not None
-        if (head := await self._snapshots.expired(time())) is None:
-            return
-        wanted = settings_from_document(head.confirmed.document)
+    async def _revert_expired(self, now: float) -> None:
         before = self.document
-        if (snapshot := await self._snapshots.revert(time())) is not None:
+        if (reverted := await self._reverted(now)) is not None:
+            wanted, snapshot = reverted
             await self._adopt(wanted, snapshot.version)
             self._tell(snapshot, changes(_json(before), _json(wanted)))
 
-    async def _adopt_head(self, head: Head) -> None:
+    async def _reverted(self, now: float) -> tuple[Settings, Snapshot] | None:
+        """What is in force since nobody confirmed what was; kept, but not adopted yet. `now` is in seconds since the epoch."""
+        if self._snapshots is None or (head := await self._snapshots.expired(now)) is None:
+            return None
+        wanted = settings_from_document(head.confirmed.document)
+        snapshot = await self._snapshots.revert(now)
+        return None if snapshot is None else (wanted, snapshot)
+
+    def _read_back(self, head: Head) -> Settings:
         try:
-            wanted = settings_from_document(head.current.document)
+            return settings_from_document(head.current.document)
         except InvalidConfiguration as error:
             raise InvalidConfiguration(
                 f"Version {head.current.version} of the configuration, which is in force, cannot be read by this cortexd; "
                 f"was it written by a later one? {error.message}"
             ) from error
-        await self._adopt(wanted, head.current.version)
 
     async def _adopt(self, wanted: Settings, version: int | None) -> None:
         """What is in force by right, whatever is wrong with it."""
-        self._adopt_prepared(wanted, await self._subject.prepare(self._over(wanted).settings, strict=False), version)
+        reading = await asyncio.to_thread(self._over, wanted)
+        self._adopt_prepared(wanted, reading, await self._subject.prepare(reading.settings, strict=False), version)
 
-    def _adopt_prepared(self, wanted: Settings, prepared: P, version: int | None) -> None:
-        self.document, self.reading = wanted, self._over(wanted, version)
+    def _adopt_prepared(self, wanted: Settings, reading: Reading, prepared: P, version: int | None) -> None:
+        ours = f"version {version}" if version is not None else str(self.sources.file or "default")
+        origins = {path: ours if origin == OURS else origin for path, origin in reading.origins.items()}
+        self.document, self.reading = wanted, Reading(reading.settings, origins)
         self.version, self._plan = version, prepared.plan
         self._subject.adopt(prepared, version)
         self._moved.set()
 
-    def _over(self, document: Settings, version: int | None = None) -> Reading:
-        file = self.sources.file
-        return self.sources.over(document, f"version {version}" if version is not None else str(file or "default"))
+    def _over(self, document: Settings) -> Reading:
+        return self.sources.over(document, OURS)
 
     async def _of_file(self) -> Settings:
         file = await asyncio.to_thread(self.sources.read_file)

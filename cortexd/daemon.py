@@ -48,6 +48,8 @@ from cortexd.watch import Watch
 
 _log = logging.getLogger("cortexd")
 
+_AGAIN = 10.0  # seconds until what could not be put right is tried again
+
 
 class Readiness(msgspec.Struct, frozen=True):
     """Whether requests can be answered, and what was looked at."""
@@ -100,7 +102,7 @@ class Daemon:
         )
         self.configuration.fallbacks = lambda: self.rollouts.fallbacks(self.catalogue.specs())
         self._preparation = Preparation(
-            self.supervisor, self._registry, self._host, self._gpus, self.configuration.past
+            self.supervisor, self._registry, self._host, self._gpus, self.configuration.past, self._room.cache
         )
         self._canaries = Canaries(self._take_away)
         self.administration = Administration(self.supervisor)
@@ -113,13 +115,14 @@ class Daemon:
             ours=view.ours,
             mapped=view.mapped,
             on_foreign=self.supervisor.note_foreign,
-            on_pressure=self.supervisor.note_pressure,
+            on_pressure=self._relieve,
         )
         self._files = Watch(self._watched, self._look)
         self._liveness = Liveness(self.supervisor)
-        self._residents = Residents(lambda name, owner: self._lease(name, owner, Priority.PRELOAD))
+        self._residents = Residents(lambda name, owner: self._lease(name, owner, Priority.PRELOAD), self._falls_back)
         self._warm_up: WarmUp | None = None
         self._refreshing: asyncio.Task[None] | None = None
+        self._looks_begun = self._looks_ended = 0
         self._services: list[asyncio.Task[Any]] = []
         self._listening = contextlib.ExitStack()
         self._reverts: set[asyncio.Task[None]] = set()
@@ -179,12 +182,14 @@ class Daemon:
             self._preparation.started_with = self.settings
             self._room.cores = Cores(self.settings.engine.thread_count)
         self._room.prefill_budget = self.settings.engine.prefill_budget
+        self._room.states.change(prepared.cache)
         self._watch.sample_s = self.settings.memory.sample_s
         self.supervisor.decisions.config = version
         self.supervisor.adopt(prepared.policy)
         self.supervisor.set_ceilings(prepared.ceilings)
         self.rollouts.adopt(before, self.catalogue.specs(), version)
         self._reconcile()
+        self.rollouts.prove_loaded()
         self._files.refresh()
         self._canaries.adopt(self.settings)
         for model in self.supervisor.models.values():
@@ -202,12 +207,11 @@ class Daemon:
 
     def _watched(self) -> Iterator[Path]:
         if (file := self.configuration.sources.file) is not None:
-            yield file.parent
+            yield file
         yield from self.catalogue.directories
 
     async def _look(self, changed: set[Path]) -> None:
-        file = self.configuration.sources.file
-        if file is not None and file.parent in changed:
+        if self.configuration.sources.file in changed:
             await self.reload()
         else:
             await self.refresh_catalogue()
@@ -224,31 +228,45 @@ class Daemon:
         )
 
     def _take_away(self, alias: str, verdict: Verdict) -> None:
-        origin = Origin(author="cortexd", reason=f"alias {alias}: {verdict.reason}", source="auto-revert")
+        task = asyncio.create_task(self._taken_away(alias, verdict), name=f"take {verdict.target} away from {alias}")
+        self._reverts.add(task)
+        task.add_done_callback(self._reverts.discard)
 
-        async def take_away() -> None:
+    async def _taken_away(self, alias: str, verdict: Verdict) -> None:
+        """Until it is, or somebody has seen to it."""
+        origin = Origin(author="cortexd", reason=f"alias {alias}: {verdict.reason}", source="auto-revert")
+        while (split := self.catalogue.split(alias)) is not None and verdict.target in split.targets[1:]:
             try:
                 await self.configuration.change(lambda document: without(document, alias, verdict.target), origin)
             except CortexdError as error:
                 _log.error("alias %s: %s That could not be put right: %s", alias, verdict.reason, error.message)
-
-        task = asyncio.create_task(take_away(), name=f"take {verdict.target} away from {alias}")
-        self._reverts.add(task)
-        task.add_done_callback(self._reverts.discard)
+                await asyncio.sleep(_AGAIN)
 
     async def recall(self, name: str) -> None:
-        """Have `goose@17` in the catalogue from its next refresh on, where there was such a version."""
-        if (edition := Edition.of(name)) is not None:
-            with contextlib.suppress(UnknownVersion, StoreFailed, InvalidConfiguration):
-                self.catalogue.recall(edition, await self.configuration.past(edition.version))
+        """Have `goose@17` in the catalogue from its next refresh on, where there was such a version, and is such a model."""
+        edition = Edition.of(name)
+        if edition is None or not self.catalogue.is_model(edition.model):
+            return
+        with contextlib.suppress(UnknownVersion, StoreFailed, InvalidConfiguration):
+            settings = self.catalogue.past(edition.version) or await self.configuration.past(edition.version)
+            self.catalogue.recall(edition, settings)
 
     # Models
 
     async def refresh_catalogue(self) -> None:
-        """Look into the models directories, off the loop; several callers at once share one look."""
-        if self._refreshing is None:
-            self._refreshing = asyncio.create_task(self._refresh(), name="refresh the catalogue")
-        await asyncio.shield(self._refreshing)
+        """Look into the models directories, off the loop. A look that had begun before may have missed what the caller knows of:
+        this is one that begins after it, shared by all who ask meanwhile.
+        """
+        wanted = self._looks_begun + 1
+        while self._looks_ended < wanted:
+            if self._refreshing is None:
+                self._refreshing = asyncio.create_task(self._refresh(), name="refresh the catalogue")
+            await asyncio.shield(self._refreshing)
+
+    async def forget_states(self) -> None:
+        """All that engines have kept of what they read: in their memory, and on the disk."""
+        self._room.states.forget_in_memory()
+        await asyncio.to_thread(self._room.states.forget_on_disk)
 
     def readiness(self) -> Readiness:
         checks = {
@@ -264,7 +282,7 @@ class Daemon:
         if self._closing:
             return
         self._closing = True
-        for task in self._services:
+        for task in (*self._services, *self._reverts):
             task.cancel()
         await self._residents.close()
         await self.rollouts.close()
@@ -279,6 +297,12 @@ class Daemon:
         except StoreFailed as error:
             _log.error("what was learnt last is lost: %s", error.message)
 
+    def _relieve(self, device: str, excess: int) -> None:
+        """States go first: they cost least to have again."""
+        if device == "cpu":
+            self._room.states.relieve()
+        self.supervisor.note_pressure(device, excess)
+
     def _make_run(self, spec: ModelSpec, tell: tidings.Tell) -> Run:
         def make_engine() -> Engine:
             return NullEngine() if spec.source == SYNTHETIC.source else self._registry.make(spec)
@@ -288,6 +312,10 @@ class Daemon:
     def _lease(self, name: str, owner: str, priority: Priority) -> Lease:
         spec = self.rollouts.serving(self.catalogue.resolve(name)).spec
         return self.supervisor.lease(spec, owner=owner, priority=priority)
+
+    def _falls_back(self, name: str, error: CortexdError) -> bool:
+        """Whether something else answers for this model from now on."""
+        return self.rollouts.fall_back(self.catalogue.resolve(name), error) is not None
 
     def _serve(self, work: Any, name: str) -> None:
         service = asyncio.create_task(work, name=name)
@@ -357,10 +385,13 @@ class Daemon:
             pass
 
     async def _refresh(self) -> None:
+        self._looks_begun += 1
+        number = self._looks_begun
         try:
             await asyncio.to_thread(self.catalogue.refresh)
             self._reconcile()
         finally:
+            self._looks_ended = number
             self._refreshing = None
 
     def _bug(self, error: BaseException) -> None:

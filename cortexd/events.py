@@ -91,6 +91,7 @@ class RequestEnded(Event, frozen=True, kw_only=True):
     model: str
     chosen: Chosen | None = None  # where it was asked for by an alias
     config: str = ""  # version of the configuration that answered: "18", "18; fallback=17"
+    fallback: str = ""  # why it was not as configured: "loading" or "failed"
     route: str
     status: int
     finish: str
@@ -99,6 +100,7 @@ class RequestEnded(Event, frozen=True, kw_only=True):
     first_token_ms: float | None
     total_ms: float
     prompt_tokens: int
+    cached_tokens: int = 0  # of the prompt, that did not have to be read again
     completion_tokens: int
 
 

@@ -89,8 +89,10 @@ class Experience:
         """None where nothing is kept."""
         return self._store.states if self._store is not None else None
 
-    def note_proven(self, name: str, proven: Proven) -> None:
-        if self._store is not None:
+    def note_proven(self, name: str, proven: Proven | None) -> None:
+        if self._store is not None and proven is None:
+            self._store.proven.forget(name)
+        elif self._store is not None and proven is not None:
             self._store.proven.note(name, proven.version, msgspec.json.encode(proven.spec).decode())
 
     def record(self, spec: ModelSpec, what: str, device: str, value: float) -> None:

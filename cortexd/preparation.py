@@ -1,9 +1,9 @@
 """A configuration is read, vetted and planned before it is in force."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
 
 import msgspec
 
@@ -14,10 +14,11 @@ from cortexd.engines.registry import EngineRegistry
 from cortexd.errors import InvalidConfiguration, StoreFailed, UnknownVersion
 from cortexd.lifecycle.policy import Policy
 from cortexd.lifecycle.supervisor import Supervisor
-from cortexd.memory.budget import ceilings, parked_budget
+from cortexd.memory.budget import cache_limits, ceilings, parked_budget
 from cortexd.memory.host import Host
 from cortexd.memory.nvidia import Gpus
 from cortexd.vetting import problems
+from cortexd.wire import CacheLimits
 
 _log = logging.getLogger("cortexd")
 
@@ -32,6 +33,7 @@ class Prepared(msgspec.Struct, frozen=True):
     ceilings: dict[str, int]
     policy: Policy
     plan: ChangePlan
+    cache: CacheLimits
 
 
 class Preparation:
@@ -44,32 +46,49 @@ class Preparation:
         host: Host,
         gpus: Gpus,
         past: Callable[[int], Awaitable[Settings]],
+        cache: Path | None = None,
     ) -> None:
-        """`past` gives what was in force as an earlier version; it raises UnknownVersion, StoreFailed, InvalidConfiguration."""
+        """`past` gives what was in force as an earlier version; it raises UnknownVersion, StoreFailed, InvalidConfiguration.
+        States are kept below `cache`; None: not on the disk.
+        """
         self.started_with: Settings | None = None  # what takes effect at a start only is as it says
         self._supervisor = supervisor
         self._registry = registry
         self._host = host
         self._gpus = gpus
         self._past = past
+        self._cache = cache
 
     async def prepare(self, now: Catalogue, settings: Settings, *, strict: bool) -> Prepared:
-        """`now` is the catalogue in force. Raises InvalidConfiguration, one sentence a line, unless not `strict`."""
+        """`now` is the catalogue in force. Raises InvalidConfiguration, one sentence a line, for what was not wrong before, unless
+        not `strict`.
+        """
         catalogue = Catalogue(settings, like=now)
         wrong = [sentence async for sentence in self._recall_named(catalogue, settings)]
-        await self._recall_loaded(now, catalogue)
+        self._recall_managed(now, catalogue)
         await asyncio.to_thread(catalogue.refresh)
         limits = ceilings(settings.memory, self._host, self._gpus)
+        kept = cache_limits(settings.cache, limits["cpu"], self._cache)
         wrong += problems(settings, catalogue, self._registry, self._supervisor.history, limits)
-        if wrong and strict:
-            raise InvalidConfiguration("\n".join(dict.fromkeys(wrong)))
+        if wrong and strict and (worse := await self._not_wrong_before(wrong, now)):
+            raise InvalidConfiguration("\n".join(worse))
         for sentence in wrong:
             _log.warning("the configuration in force: %s", sentence)
         waiting = waiting_for_a_start(self.started_with or settings, settings)
         plan = change_plan(now.specs(), catalogue.specs(), self._supervisor, waiting)
-        return Prepared(
-            settings, catalogue, limits, _policy(settings, parked_budget(settings.memory, self._host)), plan
-        )
+        policy = _policy(settings, parked_budget(settings.memory, self._host))
+        return Prepared(settings, catalogue, limits, policy, plan, kept)
+
+    async def _not_wrong_before(self, wrong: list[str], now: Catalogue) -> list[str]:
+        """Whatever has gone wrong with the configuration in force, a file that was deleted, say, must not keep others from
+        being changed.
+        """
+        before = Catalogue(now.settings, like=now)
+        known = [sentence async for sentence in self._recall_named(before, now.settings)]
+        await asyncio.to_thread(before.refresh)
+        limits = dict(self._supervisor.view.ceilings)
+        known += problems(now.settings, before, self._registry, self._supervisor.history, limits)
+        return [sentence for sentence in dict.fromkeys(wrong) if sentence not in known]
 
     async def _recall_named(self, catalogue: Catalogue, settings: Settings) -> AsyncGenerator[str]:
         """What aliases name of earlier versions; yields what is wrong with that."""
@@ -79,15 +98,17 @@ class Preparation:
                 if target in described or (edition := Edition.of(target)) is None:
                     continue
                 try:
-                    catalogue.recall(edition, await self._past(edition.version))
+                    catalogue.recall(edition, await self._past(edition.version), named=True)
                 except _NOT_TO_BE_HAD as error:
                     yield f"alias {alias.name}: {target} cannot be had: {error.message}"
 
-    async def _recall_loaded(self, now: Catalogue, catalogue: Catalogue) -> None:
+    def _recall_managed(self, now: Catalogue, catalogue: Catalogue) -> None:
+        """What somebody uses, or waits for, stays."""
+        managed = {name for model in self._supervisor.models.values() for name in model.names}
         for spec in now.editions():
-            if self._supervisor.in_memory(spec.name) is not None and (edition := Edition.of(spec.name)) is not None:
-                with contextlib.suppress(*_NOT_TO_BE_HAD):
-                    catalogue.recall(edition, await self._past(edition.version))
+            edition = Edition.of(spec.name) if spec.name in managed else None
+            if edition is not None and (settings := now.past(edition.version)) is not None:
+                catalogue.recall(edition, settings)
 
 
 def _policy(settings: Settings, host_tier: int) -> Policy:

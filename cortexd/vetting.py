@@ -34,7 +34,8 @@ def _pinned_beyond(specs: Sequence[ModelSpec], history: History, ceilings: dict[
     """What may never be evicted has to fit together."""
     pinned = [spec for spec in specs if spec.pin or (spec.keep_alive is not None and spec.keep_alive < 0)]
     for device, ceiling in ceilings.items():
-        needed = {spec.name: history.expected(spec).get(device, 0) for spec in pinned if spec.problem is None}
+        workers = {spec.hash: spec for spec in pinned if spec.problem is None}  # several names may share one
+        needed = {spec.name: history.expected(spec).get(device, 0) for spec in workers.values()}
         if sum(needed.values()) > ceiling:
             each = ", ".join(f"{name} {size(count)}" for name, count in needed.items())
             yield (

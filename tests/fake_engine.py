@@ -23,12 +23,14 @@ class Reply:
         error: Exception | None = None,
         endless: bool = False,
         gate: asyncio.Event | None = None,
+        cached: int = 0,
     ) -> None:
         self.text = text
         self.thought = thought
         self.error = error
         self.endless = endless  # says `text` again and again
         self.gate = gate  # waited for before each delta
+        self.cached = cached  # tokens of the prompt that need not be read
         self.then: Reply | None = None  # said in its place from the second time on
 
 
@@ -96,7 +98,8 @@ class FakeGeneration:
         if self._reply.error is not None:
             raise self._reply.error
         self.finished = True
-        usage = Usage(len(prompt_text(self.request.prompt).split()), said, len(self._thoughts))
+        prompt = len(prompt_text(self.request.prompt).split())
+        usage = Usage(prompt, said, len(self._thoughts), self._reply.cached)
         return Delta(0, finish=self._finish, usage=usage)
 
     def cancel(self) -> None:

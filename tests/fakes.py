@@ -131,6 +131,7 @@ class FakeDaemon:
         self._listening.__enter__()
 
     def script(self, name: str = "goose") -> Script:
+        """Of the engines of this model, or of all at this path."""
         return self.scripts.setdefault(name, Script())
 
     def leases(self, name: str = "goose") -> int:
@@ -175,8 +176,9 @@ class FakeDaemon:
         await self.supervisor.close(0.0)
 
     def _make_engine(self, spec: ModelSpec) -> FakeEngine:
-        engine = FakeEngine(spec, self.script(spec.name))
-        self.script(spec.name).engines.append(engine)
+        script = self.scripts.get(spec.path) or self.script(spec.name)
+        engine = FakeEngine(spec, script)
+        script.engines.append(engine)
         return engine
 
     def _note(self, event: Event) -> None:

@@ -43,7 +43,9 @@ def test_a_target_that_cannot_be_loaded_is_taken_away_at_once(canaries: Canaries
 
 
 def test_one_that_falls_back_to_what_it_was_could_not_be_loaded(canaries: Canaries, taken: list[tuple[str, Verdict]]):
-    canaries.note(ended("goose@2", config="3; fallback=2"))
+    canaries.note(ended("goose@2", config="3; fallback=2", fallback="loading"))
+    assert not taken
+    canaries.note(ended("goose@2", config="3; fallback=2", fallback="failed"))
     assert [verdict.cause for _, verdict in taken] == ["load"]
 
 

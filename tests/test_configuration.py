@@ -199,6 +199,7 @@ async def test_a_dry_run_says_the_same_and_changes_nothing(house: House) -> None
     assert (outcome.changed, configuration.version, len(house.subject.adopted)) == (False, 1, 1)
     with pytest.raises(StaleVersion):
         await configuration.change(_keep_alive(30), ADMIN, expected=7, dry_run=True)
+    assert not (await configuration.change(_keep_alive(300), ADMIN, expected=7, dry_run=True)).changes
     with pytest.raises(InvalidConfiguration):
         await configuration.change(_strategy("bad"), ADMIN, dry_run=True)
 
@@ -296,12 +297,59 @@ async def test_a_daemon_whose_database_cannot_be_opened_serves_as_before_and_cha
     assert (broken.problem, len(subject.adopted)) == ("The disk is broken.", 1)
 
 
+async def test_what_is_in_force_at_the_start_is_adopted_once(house: House) -> None:
+    """Keys that take effect at a start only would else be those of what was in force before."""
+    house.write("[engine]\nthreads = 1\n")
+    configuration = await house.start()
+    await configuration.change(_keep_alive(30), ADMIN, confirm_within=0.001)
+    await house.restart()
+    assert [version for _, version in house.subject.adopted] == [3]
+    house.write("[engine]\nthreads = 2\n")
+    await house.restart()
+    assert [(settings.engine.threads, version) for settings, version in house.subject.adopted] == [(2, 4)]
+
+
+async def test_a_change_that_something_else_wins_over_says_so(house: House) -> None:
+    house.environment["CORTEXD_LIFECYCLE__KEEP_ALIVE"] = "1m"
+    configuration = await house.start()
+    outcome = await configuration.change(_keep_alive(30), ADMIN, dry_run=True)
+    assert outcome.hidden == {"lifecycle.keep_alive": "CORTEXD_LIFECYCLE__KEEP_ALIVE"}
+
+
+async def test_a_clock_that_is_set_back_keeps_nothing_alive_that_nobody_confirmed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = await house.start()
+    await configuration.change(_keep_alive(30), ADMIN, confirm_within=0.5)
+    keeping = asyncio.create_task(configuration.keep_deadlines())
+    for _ in range(3):
+        await configuration.status()  # reads after it, so that it has seen the deadline
+    yesterday = time.time() - 86400
+    monkeypatch.setattr("cortexd.confirmation.time", lambda: yesterday)
+    await _until(house, lambda event: isinstance(event, ConfigurationChanged) and event.source == "auto-revert")
+    keeping.cancel()
+
+
+async def test_a_file_that_was_undone_with_what_nobody_confirmed_is_applied_anew(house: House) -> None:
+    configuration = await house.start()
+    await configuration.change(_keep_alive(30), ADMIN, confirm_within=0.05)
+    house.write("[lifecycle]\nkeep_alive = 40\n")
+    await configuration.reload()
+    assert configuration.settings.lifecycle.keep_alive == 40
+    keeping = asyncio.create_task(configuration.keep_deadlines())
+    await _until(house, lambda event: isinstance(event, ConfigurationChanged) and event.source == "auto-revert")
+    keeping.cancel()
+    await configuration.reload()
+    assert configuration.settings.lifecycle.keep_alive == 40
+
+
 async def test_without_a_store_changes_hold_and_have_no_version(tmp_path: Path) -> None:
     subject = Subject()
     configuration = Configuration(Sources(), subject, lambda _: None, None)
     await configuration.start()
     outcome = await configuration.change(_keep_alive(30), ADMIN)
-    assert (outcome.version, configuration.settings.lifecycle.keep_alive) == (None, 30)
+    assert (outcome.version, outcome.changed, configuration.settings.lifecycle.keep_alive) == (None, True, 30)
+    assert not (await configuration.change(_keep_alive(30), ADMIN)).changed
     with pytest.raises(StoreFailed):
         await configuration.rollback(1, "ada", "?")
 

@@ -26,7 +26,7 @@ class House:
         self.told: list[Event] = []
         self.bugs: list[BaseException] = []
         self.scripts: dict[str, Script] = {}
-        self.kept: dict[str, Proven] = {}
+        self.kept: dict[str, Proven | None] = {}
         self.proved: list[int] = []
         self.wanted = [GOOSE]
         self.supervisor = supervisor_over(
@@ -58,7 +58,11 @@ class House:
     def configure(self, version: int, *wanted: ModelSpec) -> None:
         before, self.wanted = self.wanted, list(wanted)
         self.rollouts.adopt(before, self.wanted, version)
+        for spec in self.rollouts.specs(self.wanted):
+            if spec.hash in self.supervisor.models:
+                self.supervisor.manage(spec)
         self.reconcile()
+        self.rollouts.prove_loaded()
 
     async def use(self, wanted: ModelSpec) -> str:
         """The strategy that answers a request, as a request finds it."""
@@ -223,7 +227,8 @@ async def test_what_has_loaded_is_remembered_with_the_newest_version_that_had_it
     other = ModelSpec(name="swan", source="file", size=100)
     house.configure(2, GOOSE, other)
     house.configure(3, NEW, other)
-    assert house.kept["goose"].version == 2
+    assert (proven := house.kept["goose"]) is not None
+    assert proven.version == 2
     await house.until(GOOSE, "draining", "unloading", "cold")
     assert house.kept["goose"] == Proven(NEW, 3)
     assert house.proved == [1, 3]
@@ -253,6 +258,115 @@ async def test_other_models_never_notice(house: House) -> None:
     assert [event.after for event in house.told if isinstance(event, ModelMoved) and event.model == "swan"] == [
         "queued", "loading", "warming", "ready",
     ]  # fmt: skip
+
+
+async def test_all_who_waited_for_one_load_tell_of_one_failure(house: House) -> None:
+    house.rollouts.recall({"goose": Proven(GOOSE, 1)})
+    house.configure(2, NEW)
+    house.script("new").load_error = "The strategy is no good."
+    assert set(await asyncio.gather(*(house.use(NEW) for _ in range(10)))) == {"old"}
+    now = house.supervisor.view.now()
+    house.supervisor.view.now = lambda: now + 61.0  # a minute later it is tried again, not an hour
+    assert house.rollouts.serving(NEW).cause == "failed"
+    assert "being loaded" in house.rollouts.fallbacks([NEW])["goose"].reason
+
+
+async def test_a_change_elsewhere_does_not_end_a_replacement_under_way() -> None:
+    house = House(ceiling=150)
+    swan = ModelSpec(name="swan", source="file", size=10, path="/swan", strategy="swan")
+    await house.use(GOOSE)
+    house.script("new").loading.clear()
+    house.configure(2, NEW, swan)
+    await house.until(NEW, "loading")
+    house.configure(3, NEW, msgspec.structs.replace(swan, pin=True))
+    assert house.supervisor.status(NEW).waiting == 1
+    house.script("new").loading.set()
+    await house.until(NEW, "ready")
+    await house.close()
+
+
+async def test_a_second_change_within_the_load_of_the_first_does_not_take_the_old_one_away(house: House) -> None:
+    third = msgspec.structs.replace(GOOSE, strategy="third")
+    await house.use(GOOSE)
+    house.script("new").loading.clear()
+    house.script("third").loading.clear()
+    house.configure(2, NEW)
+    await house.until(NEW, "loading")
+    house.configure(3, third)
+    await house.until(third, "loading")
+    assert house.state(GOOSE) == "ready"
+    assert await house.use(third) == "old"
+    house.script("third").loading.set()
+    await house.until(GOOSE, "cold")
+    assert await house.use(third) == "third"
+
+
+async def test_of_two_that_do_not_fit_beside_together_one_goes_first() -> None:
+    house = House(ceiling=260)
+    names = ("a", "b")
+    old = [ModelSpec(name=n, source="file", path=f"/{n}", strategy=n, size=60) for n in names]
+    new = [msgspec.structs.replace(spec, strategy=f"{spec.name}2", size=100) for spec in old]
+    house.wanted = old
+    for spec in old:
+        await house.use(spec)
+    house.configure(2, *new)
+    for was, spec in zip(old, new, strict=True):
+        await house.until(was, "cold")
+        await house.until(spec, "ready")
+        assert house.rollouts.serving(spec).header == "2"
+    await house.close()
+
+
+async def test_a_load_beside_that_finds_no_room_goes_the_other_way() -> None:
+    house = House(ceiling=250)
+    house.supervisor.policy.max_wait = 0.01
+    await house.use(GOOSE)
+    async with house.supervisor.lease(ModelSpec(name="swan", source="file", size=1, path="/swan"), owner="a stream"):
+        house.configure(2, NEW)
+        house.supervisor.set_ceilings({"cpu": 130})  # before it has begun
+        await house.until(NEW, "ready")
+    assert await house.use(NEW) == "new"
+    await house.close()
+
+
+async def test_what_can_change_live_does_so_for_a_model_that_has_fallen_back(house: House) -> None:
+    await house.use(GOOSE)
+    house.script("new").load_error = "The strategy is no good."
+    wanted = msgspec.structs.replace(NEW, pin=True, keep_alive=7.0, aliases=("gander",))
+    house.configure(2, wanted)
+    await house.until(wanted, "failed")
+    served = house.rollouts.serving(wanted).spec
+    assert (served.strategy, served.pin, served.keep_alive, served.aliases) == ("old", True, 7.0, ("gander",))
+    assert house.supervisor.status(GOOSE).pinned
+
+
+async def test_another_model_of_a_name_that_was_removed_is_another(house: House) -> None:
+    await house.use(GOOSE)
+    house.configure(2)
+    house.script("new").load_error = "It is broken."
+    house.configure(3, NEW)
+    with pytest.raises(LoadFailed):
+        await house.use(NEW)
+    assert house.kept["goose"] is None
+
+
+async def test_a_loaded_model_that_was_renamed_has_proved_itself_under_its_new_name(house: House) -> None:
+    goose = msgspec.structs.replace(GOOSE, path="/goose.pth")
+    house.wanted = [goose]
+    await house.use(goose)
+    gander = msgspec.structs.replace(goose, name="gander")
+    house.configure(2, gander)
+    house.script("new").load_error = "It is broken."
+    house.configure(3, bad := msgspec.structs.replace(gander, strategy="new"))
+    assert await house.use(bad) == "old"
+
+
+async def test_while_its_successor_loads_a_model_says_so(house: House) -> None:
+    await house.use(GOOSE)
+    house.script("new").loading.clear()
+    house.configure(2, NEW)
+    assert house.rollouts.serving(NEW).cause == "loading"
+    assert "being loaded" in house.rollouts.fallbacks([NEW])["goose"].reason
 
 
 class _Noted:

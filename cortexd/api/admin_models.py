@@ -46,9 +46,9 @@ class ModelAdministration:
 
     async def unload(self, request: Request) -> Response:
         spec, order = await self._asked_for(request), await read_order(self._daemon, request)
-        self._daemon.administration.unload(spec, force=order.force)
         if spec.preload:
             await self._daemon.desire(spec.name, author_of(request), "unloaded", preload=False)
+        self._daemon.administration.unload(spec, force=order.force)
         if order.wait:
             await while_there(request.receive, self._gone(spec))
         return json_response(report(self._daemon, spec), 200 if order.wait else 202)

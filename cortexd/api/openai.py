@@ -22,8 +22,10 @@ from cortexd.api.streaming import Exchange, Manner
 from cortexd.api.translation import generation_requests, keep_alive_of
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.daemon import Daemon
+from cortexd.engines.protocol import GenerationRequest
 from cortexd.errors import CortexdError, UnknownModel, UnsupportedCheckpoint
 from cortexd.events import Chosen
+from cortexd.rollouts import Served
 from cortexd.wire import InitialState
 
 _KEEP_ALIVE = "x-cortexd-keep-alive"
@@ -84,12 +86,14 @@ class AnswerEndpoint:
             keep_alive=_keep_alive(asked, request.headers),
             headers=told_of(ignored),
         )
-        state = self._daemon.states.initial(spec, asked.state)
-        heading = Heading(int(time()), spec.name, _fingerprint(spec, state), usage_asked)
-        requests = generation_requests(asked, spec, state)
-        return Exchange(
-            self._daemon.supervisor, self._daemon.rollouts, served, requests, self._dialect(heading), manner, account
-        )
+
+        def word(served: Served) -> tuple[list[GenerationRequest], Dialect]:
+            state = self._daemon.states.initial(served.spec, asked.state)
+            fingerprint = _fingerprint(served.spec, state)
+            heading = Heading(int(time()), served.spec.name, fingerprint, usage_asked)
+            return generation_requests(asked, served.spec, state), self._dialect(heading)
+
+        return Exchange(self._daemon.supervisor, self._daemon.rollouts, served, word, manner, account)
 
     def _chosen(self, asked: ChatRequest | CompletionRequest, headers: Headers) -> Chosen | None:
         if (split := self._daemon.catalogue.split(asked.model)) is None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
 import msgspec
@@ -49,6 +49,10 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
     config: str | None  # version of the configuration that answers
 
 
+# What is asked of an engine, and how its answers are worded, depends on what answers. Raises BadRequest.
+Word = Callable[[Served], tuple[Sequence[GenerationRequest], Dialect]]
+
+
 class Exchange:
     """The ASGI response to one request for answers.
 
@@ -62,16 +66,15 @@ class Exchange:
         supervisor: Supervisor,
         rollouts: Rollouts,
         served: Served,
-        requests: Sequence[GenerationRequest],
-        dialect: Dialect,
+        word: Word,
         manner: Manner,
         account: Account,
     ) -> None:
         self._supervisor = supervisor
         self._rollouts = rollouts
         self._served = served
-        self._requests = requests
-        self._dialect = dialect
+        self._word = word
+        self._requests, self._dialect = word(served)
         self._manner = manner
         self._account = account
         self._answers: Answers | None = None
@@ -103,7 +106,7 @@ class Exchange:
     def _ask(self) -> Lease:
         """Of what answers now: as the model is configured, or else as it last was when it loaded."""
         while True:
-            self._account.config = self._served.header or ""
+            self._account.config, self._account.fallback = self._served.header or "", self._served.cause
             owner = self._account.request_id
             try:
                 return self._supervisor.lease(self._spec, owner=owner, keep_alive=self._manner.keep_alive)
@@ -116,6 +119,7 @@ class Exchange:
         if served is None:
             raise error
         self._served = served
+        self._requests, self._dialect = self._word(served)
 
     def _ask_again(self, error: EngineDied) -> None:
         """The engine has died before the client has seen anything of it: what it does not know does not hurt it, once."""

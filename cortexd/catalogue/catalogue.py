@@ -17,6 +17,7 @@ from cortexd.errors import UnknownModel
 T = TypeVar("T", bound=msgspec.Struct)
 
 _NEAREST = 3
+_MOST_EDITIONS = 32  # that are offered because clients have asked for them
 
 
 class Edition(msgspec.Struct, frozen=True):
@@ -42,19 +43,20 @@ class Edition(msgspec.Struct, frozen=True):
 class Catalogue:
     """Configured models, what was found in the models directories, and the embedded one, in this order of precedence.
 
-    Beside them, under names such as `goose@17`, models as earlier versions of the configuration had them: as far as a
-    client has asked for them, or an alias names them.
+    Beside them, under names such as `goose@17`, models as earlier versions of the configuration had them: those that an alias
+    names, and of those that clients have asked for, the last.
     """
 
     def __init__(self, settings: Settings, *, like: "Catalogue | None" = None) -> None:
         """`like` is one whose reading of files need not be repeated."""
         self.directories = [Path(directory).expanduser().absolute() for directory in settings.models.directories]
-        self._settings = settings
+        self.settings = settings
         self._embedded = settings.models.embedded
         self._scanner = like._scanner if like is not None else Scanner()
         self._specs: dict[str, ModelSpec] = {}
         self._names: dict[str, str] = {}  # lower case name or alias → name
-        self._past: dict[Edition, Settings] = {}
+        self._past: dict[Edition, Settings] = {}  # the last asked for at the end
+        self._named: set[Edition] = set()  # of these, by aliases
         self._editions: dict[str, ModelSpec] = {}
         self._splits = {alias.name.lower(): Split.of(alias.to) for alias in settings.alias}
 
@@ -74,9 +76,25 @@ class Catalogue:
         """What this alias stands for; None where it is none."""
         return self._splits.get(name.lower())
 
-    def recall(self, edition: Edition, settings: Settings) -> None:
-        """Offer it from the next refresh on, where it is still the name of a model; `settings` were in force as its version."""
+    def is_model(self, name: str) -> bool:
+        """Whether a model is called so today; an alias is none."""
+        return self._model(name) is not None
+
+    def past(self, version: int) -> Settings | None:
+        """What was in force as this version, where it was recalled already."""
+        return next((settings for edition, settings in self._past.items() if edition.version == version), None)
+
+    def recall(self, edition: Edition, settings: Settings, *, named: bool = False) -> None:
+        """Offer it from the next refresh on, where it is still the name of a model; `settings` were in force as its version.
+
+        What is `named` by an alias stays for good.
+        """
+        self._past.pop(edition, None)
         self._past[edition] = settings
+        if named:
+            self._named.add(edition)
+        for oldest in [other for other in self._past if other not in self._named][:-_MOST_EDITIONS]:
+            del self._past[oldest]
 
     def resolve(self, name: str) -> ModelSpec:
         """The model of this name or alias, in whatever case; of an alias that leads to several, the one that most sessions get.
@@ -102,14 +120,8 @@ class Catalogue:
 
     def refresh(self) -> None:
         """Look again. Blocks on the disk, hence not for the event loop; cheap where nothing has changed."""
-        specs: dict[str, ModelSpec] = {}
-        if self._embedded and (found := self._scanner.examine(Path(demo.path()))) is not None:
-            demo_spec = self._configured(Model(name="demo"), _spec(found, "embedded"))
-            specs["demo"] = msgspec.structs.replace(demo_spec, strategy="cpu fp32")
-        for found in self._scanner.look(self.directories):
-            specs[found.name] = self._configured(Model(name=found.name), _spec(found, "directory"))
-        for model in self._settings.model:
-            specs[model.name] = self._from_configuration(model, specs.get(model.name))
+        looked: dict[tuple[Path, ...], list[Found]] = {}
+        specs = self._found(looked)
         names: dict[str, str] = {}
         for name, spec in sorted(specs.items()):
             names.setdefault(name.lower(), name)
@@ -117,24 +129,46 @@ class Catalogue:
                 names.setdefault(alias.lower(), name)
         for alias in self._splits:
             names.pop(alias, None)  # a file that is called like one does not take its place
-        editions = {
-            str(edition).lower(): spec for edition in tuple(self._past) if (spec := self._edition(edition, names))
-        }
+        editions = self._editions_of(specs, looked)
         # Plain assignments: a reader on another thread sees the old or the new, and resolves names it was told of.
         self._editions, self._names, self._specs = editions, names, {name: specs[name] for name in sorted(specs)}
 
-    def _edition(self, edition: Edition, names: Mapping[str, str]) -> ModelSpec | None:
-        """What was taken out of the configuration is not to be had by its past."""
-        if edition.model.lower() not in names:
-            return None
-        then = Catalogue(self._past[edition], like=self)
-        then.refresh()
-        try:
-            spec = then.resolve(edition.model)
-        except UnknownModel:
-            return None
-        named = f"{spec.name}@{edition.version}"
-        return msgspec.structs.replace(spec, name=named, aliases=(), pin=False, preload=False)
+    def _found(self, looked: dict[tuple[Path, ...], list[Found]]) -> dict[str, ModelSpec]:
+        """All models by name; `looked` is what was found in directories that were looked into already."""
+        specs: dict[str, ModelSpec] = {}
+        if self._embedded and (found := self._scanner.examine(Path(demo.path()))) is not None:
+            demo_spec = self._configured(Model(name="demo"), _spec(found, "embedded"))
+            specs["demo"] = msgspec.structs.replace(demo_spec, strategy="cpu fp32")
+        place = tuple(self.directories)
+        if place not in looked:
+            looked[place] = self._scanner.look(self.directories)
+        for found in looked[place]:
+            specs[found.name] = self._configured(Model(name=found.name), _spec(found, "directory"))
+        for model in self.settings.model:
+            specs[model.name] = self._from_configuration(model, specs.get(model.name))
+        return specs
+
+    def _editions_of(
+        self, today: Mapping[str, ModelSpec], looked: dict[tuple[Path, ...], list[Found]]
+    ) -> dict[str, ModelSpec]:
+        """By name in lower case. What was taken out of the configuration is not to be had by its past."""
+        models = {name.lower(): spec for name, spec in today.items()}
+        then: dict[int, dict[str, ModelSpec]] = {}
+        editions: dict[str, ModelSpec] = {}
+        for edition, settings in tuple(self._past.items()):
+            if (now := models.get(edition.model.lower())) is None:
+                continue
+            if edition.version not in then:
+                found = Catalogue(settings, like=self)._found(looked)
+                then[edition.version] = {name.lower(): spec for name, spec in found.items()}
+            if (spec := then[edition.version].get(edition.model.lower())) is not None:
+                editions[str(edition).lower()] = _as_edition(spec, now, edition)
+        return editions
+
+    def _model(self, name: str) -> ModelSpec | None:
+        if name in self._specs:
+            return self._specs[name]
+        return next((spec for spec in self._specs.values() if spec.name.lower() == name.lower()), None)
 
     def _from_configuration(self, model: Model, found: ModelSpec | None) -> ModelSpec:
         """What was configured, over what was found under the same name or at the configured path."""
@@ -150,7 +184,7 @@ class Catalogue:
 
     def _configured(self, model: Model, base: ModelSpec) -> ModelSpec:
         """What is known of a checkpoint, with what is said of this model, or else of all."""
-        whole = effective(model, self._settings)
+        whole = effective(model, self.settings)
         return msgspec.structs.replace(
             base,
             name=model.name,
@@ -181,6 +215,23 @@ class Catalogue:
             path=str(places[0]) if places else path,
             problem=f"{written.name} is not in {where}.",
         )
+
+
+def _as_edition(spec: ModelSpec, today: ModelSpec, edition: Edition) -> ModelSpec:
+    """What it was, within what it may be today: a client that asks for the past must not get around what holds now."""
+    return msgspec.structs.replace(
+        spec,
+        name=f"{spec.name}@{edition.version}",
+        aliases=(),
+        pin=False,
+        preload=False,
+        keep_alive=today.keep_alive if today.keep_alive is None or today.keep_alive >= 0 else None,
+        max_concurrency=min(spec.max_concurrency, today.max_concurrency),
+        limits=Limits(
+            prompt_tokens=min(spec.limits.prompt_tokens, today.limits.prompt_tokens),
+            max_tokens=min(spec.limits.max_tokens, today.limits.max_tokens),
+        ),
+    )
 
 
 def _spec(found: Found, source: Source) -> ModelSpec:

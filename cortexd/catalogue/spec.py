@@ -59,6 +59,21 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     sampling: SamplingDefaults = SamplingDefaults()
     limits: Limits = Limits()
 
+    def labelled_like(self, wanted: "ModelSpec") -> "ModelSpec":
+        """This process under the labels of `wanted`: what can change live is as there, as far as these weights allow."""
+        fits = (self.layers, self.heads, self.head_size) == (wanted.layers, wanted.heads, wanted.head_size)
+        return msgspec.structs.replace(
+            self,
+            name=wanted.name,
+            aliases=wanted.aliases,
+            keep_alive=wanted.keep_alive,
+            pin=wanted.pin,
+            preload=wanted.preload,
+            state=wanted.state if fits else self.state,
+            sampling=wanted.sampling,
+            limits=msgspec.structs.replace(self.limits, max_tokens=wanted.limits.max_tokens),
+        )
+
     @property
     def hash(self) -> str:
         """SHA-256 over what affects the model's process; what can change live is not in it."""

@@ -85,6 +85,8 @@ def tell_plan(planned: dict[str, Any]) -> None:
     if planned["changes"]:
         for line in plan_lines(planned["plan"]):
             click.echo(f"  {line}")
+        for key, origin in planned.get("hidden", {}).items():
+            click.echo(f"  {key} has no effect: {origin} wins over it")
     else:
         click.echo("Nothing would change.")
 

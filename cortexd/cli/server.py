@@ -110,6 +110,7 @@ async def serve_until_stopped(
         logs.say(
             "stopping", waits_s=daemon.settings.server.drain_s, hint="a second signal ends what still runs at once"
         )
+        server.config.timeout_graceful_shutdown = round(daemon.settings.server.drain_s + _LAST_WORDS)
         feeding.cancel()
         telling = asyncio.create_task(_tell_of_the_end(daemon, notifier), name="tell of the end")
         stopped.cancel()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cortexd.store import tables
@@ -12,7 +12,7 @@ from cortexd.store.write_behind import Bug, WriteBehind
 
 
 class ProvenRow(NamedTuple):
-    """`spec` is JSON, of whoever remembers it; `version` the newest of the configuration that had it."""
+    """`spec` is JSON, of whoever remembers it; `version` the newest of the configuration that had it. Without a spec: forgotten."""
 
     model: str
     version: int
@@ -29,6 +29,10 @@ class ProvenSpecs(WriteBehind[ProvenRow]):
         """Returns at once, and no failure reaches the caller."""
         self._put(model, ProvenRow(model, version, spec))
 
+    def forget(self, model: str) -> None:
+        """Another model of this name is another. Returns at once, and no failure reaches the caller."""
+        self._put(model, ProvenRow(model, 0, ""))
+
     async def recall(self) -> list[ProvenRow]:
         """Raises StoreFailed."""
         columns = tables.proven.c
@@ -37,4 +41,7 @@ class ProvenSpecs(WriteBehind[ProvenRow]):
             return [ProvenRow(*row) for row in rows]
 
     async def _write(self, connection: AsyncConnection, rows: Sequence[ProvenRow]) -> None:
-        await connection.execute(tables.upsert(tables.proven), [row._asdict() for row in rows])
+        if known := [row._asdict() for row in rows if row.spec]:
+            await connection.execute(tables.upsert(tables.proven), known)
+        if forgotten := [{"gone": row.model} for row in rows if not row.spec]:
+            await connection.execute(delete(tables.proven).where(tables.proven.c.model == bindparam("gone")), forgotten)

@@ -71,6 +71,7 @@ async def test_a_stream_begins_with_the_role_and_ends_with_the_finish(house: Hou
 
 
 async def test_usage_comes_last_where_it_is_asked_for(house: House) -> None:
+    house.script.otherwise = Reply("Hello, dear world!", cached=1)
     response = await house.chat("a b", stream=True, stream_options={"include_usage": True})
     *chunks, last = events_of(response.text)[:-1]
     assert all(chunk["usage"] is None for chunk in chunks)
@@ -79,6 +80,7 @@ async def test_usage_comes_last_where_it_is_asked_for(house: House) -> None:
         "prompt_tokens": 2,
         "completion_tokens": 3,
         "total_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 1},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }
     assert last["id"] == chunks[0]["id"]
@@ -372,3 +374,17 @@ async def test_two_hundred_requests_at_once_are_all_answered() -> None:
         assert len(daemon.script().engines) == 1
         assert daemon.leases() == 0
         assert daemon.ended.qsize() == 200
+
+
+async def test_what_falls_back_answers_from_the_first_request_on_as_what_it_is() -> None:
+    daemon = FakeDaemon(ModelSpec(name="goose", source="file"))
+    goose = daemon.catalogue.resolve("goose")
+    await daemon.make_ready()
+    daemon.supervisor.reconcile([])
+    daemon.script("/other.pth").load_error = "It is half a file."
+    daemon.rollouts.adopt([goose], [daemon.catalogue.change("goose", path="/other.pth")], 19)
+    async with serving(daemon) as house:
+        first, second = [await house.client.post(CHAT, json=chat_body()) for _ in range(2)]
+    assert first.headers["x-cortexd-config"] == second.headers["x-cortexd-config"] == "19; fallback=18"
+    assert first.json()["system_fingerprint"] == second.json()["system_fingerprint"]
+    assert [(ended.config, ended.fallback) for ended in daemon.all_ended] == [("19; fallback=18", "failed")] * 2

@@ -2,13 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from cortexd.catalogue import scan
-from cortexd.catalogue.catalogue import Catalogue
-from cortexd.config import Model, Models, ModelSampling, Settings
+from cortexd.catalogue.catalogue import Catalogue, Edition
+from cortexd.config import Alias, Model, Models, ModelSampling, Settings, settings_from_document
 from cortexd.errors import UnknownModel
 from tests.checkpoint_files import tiny_state_dict, write_hf, write_pth, write_safetensors
 
@@ -20,6 +21,18 @@ def catalogue(*directories: Path, embedded: bool = False, models: tuple[Model, .
     it = Catalogue(Settings(models=Models(directories=places, embedded=embedded), model=models))
     it.refresh()
     return it
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With one checkpoint."""
+    write_pth(tmp_path / "goose.pth", STATE)
+    return tmp_path
+
+
+def settings(folder: Path, *models: dict[str, Any]) -> Settings:
+    document = {"models": {"directories": [str(folder)], "embedded": False}, "model": models}
+    return settings_from_document(document)
 
 
 def test_checkpoints_of_every_kind_are_found_by_their_names(tmp_path: Path):
@@ -134,3 +147,58 @@ def test_a_spec_tells_what_a_load_would_have_to_know_of_the_model(tmp_path: Path
         x.numel() for x in tiny_state_dict(0, layers=2, heads=3, head_size=16, vocabulary=257).values()
     )
     assert spec.state_bytes == 4 * 2 * (2 * 48 + 3 * 16 * 16)
+
+
+def test_an_edition_is_what_the_model_was_within_what_it_may_be_today(folder: Path):
+    """Else a client could keep a model for ever, or get around lowered limits, by asking for its past."""
+    then = settings(
+        folder, {"name": "goose", "keep_alive": -1, "limits": {"max_tokens": 5000}, "sampling": {"top_k": 7}}
+    )
+    catalogue = Catalogue(settings(folder, {"name": "goose", "keep_alive": "1m", "limits": {"max_tokens": 10}}))
+    catalogue.recall(Edition("goose", 1), then)
+    catalogue.refresh()
+    edition = catalogue.resolve("Goose@1")
+    assert (edition.name, edition.keep_alive, edition.limits.max_tokens, edition.sampling.top_k) == (
+        "goose@1",
+        60,
+        10,
+        7,
+    )
+
+
+def test_what_is_no_model_any_more_has_no_past(folder: Path):
+    then = settings(folder, {"name": "goose"}, {"name": "secret", "path": "goose.pth", "aliases": ["chat"]})
+    today = settings(folder, {"name": "goose"})
+    today = msgspec.structs.replace(today, alias=(Alias(name="chat", to="goose"),))
+    catalogue = Catalogue(today)
+    for name in ("secret", "chat", "goose"):
+        catalogue.recall(Edition(name, 1), then)
+    catalogue.refresh()
+    assert [spec.name for spec in catalogue.editions()] == ["goose@1"]
+    assert catalogue.is_model("GOOSE")
+    assert not catalogue.is_model("chat")
+    for name in ("secret@1", "chat@1", "goose@2"):
+        with pytest.raises(UnknownModel):
+            catalogue.resolve(name)
+
+
+def test_of_the_editions_that_clients_ask_for_the_last_stay_and_those_of_aliases_always(folder: Path):
+    catalogue = Catalogue(settings(folder, {"name": "goose"}))
+    catalogue.recall(Edition("goose", 1), catalogue.settings, named=True)
+    for version in range(2, 200):
+        catalogue.recall(Edition("goose", version), catalogue.settings)
+    catalogue.refresh()
+    assert len(catalogue.editions()) == 33
+    assert {"goose@1", "goose@199"} <= {spec.name for spec in catalogue.editions()}
+
+
+@pytest.mark.parametrize(
+    ("name", "edition"),
+    [
+        ("goose@17", Edition("goose", 17)),
+        ("a@b@3", Edition("a@b", 3)),
+        *((name, None) for name in ("goose", "goose@", "@3", "goose@0", "goose@-1", "goose@x", "goose@999999999999")),
+    ],
+)
+def test_an_edition_is_a_model_and_a_version(name: str, edition: Edition | None):
+    assert Edition.of(name) == edition

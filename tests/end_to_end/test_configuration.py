@@ -238,3 +238,17 @@ async def test_a_session_keeps_to_its_version(start: Start, tmp_path: Path):
         )
         assert refused.status_code == 400
         assert "There is no version 77" in refused.json()["error"]["message"]
+
+
+async def test_what_went_wrong_since_keeps_nobody_from_another_change_or_from_going_back(start: Start, tmp_path: Path):
+    async with start(make_models(tmp_path, "goose", "swan"), **THREE) as daemon:
+        await patch(daemon, {"alias": [{"name": "chat", "to": "goose"}]})
+        (tmp_path / "goose.pth").unlink()
+        assert (await complete(daemon, "chat")).status_code in (404, 503)
+        await patch(daemon, {"lifecycle": {"max_wait": 7}})
+        assert (await daemon.client.post("/admin/models/swan/pin")).status_code == 200
+        worse = {"alias": [{"name": "chat", "to": "dodo"}]}
+        refused = await daemon.client.patch(CONFIG, json=worse, headers={"if-match": "*"})
+        assert refused.status_code == 400
+        back = await daemon.client.post("/admin/snapshots/2/rollback", headers={"if-match": "*"})
+        assert back.json()["version"] == 5
