@@ -249,7 +249,7 @@ class Daemon:
             return
         with contextlib.suppress(UnknownVersion, StoreFailed, InvalidConfiguration):
             settings = self.catalogue.past(edition.version) or await self.configuration.past(edition.version)
-            self.catalogue.recall(edition, settings)
+            self.catalogue.recall(edition, settings, in_use=self._preparation.names_in_use())
 
     # Models
 

@@ -12,7 +12,9 @@ from cortexd.change_plan import ChangePlan, change_plan, waiting_for_a_start
 from cortexd.config import Settings
 from cortexd.engines.registry import EngineRegistry
 from cortexd.errors import InvalidConfiguration, StoreFailed, UnknownVersion
+from cortexd.lifecycle.managed_model import ManagedModel
 from cortexd.lifecycle.policy import Policy
+from cortexd.lifecycle.states import State
 from cortexd.lifecycle.supervisor import Supervisor
 from cortexd.memory.budget import cache_limits, ceilings, parked_budget
 from cortexd.memory.host import Host
@@ -65,7 +67,7 @@ class Preparation:
         """
         catalogue = Catalogue(settings, like=now)
         wrong = [sentence async for sentence in self._recall_named(catalogue, settings)]
-        self._recall_managed(now, catalogue)
+        catalogue.keep(now, {name.lower() for model in self._used() for name in model.names})
         await asyncio.to_thread(catalogue.refresh)
         limits = ceilings(settings.memory, self._host, self._gpus)
         kept = cache_limits(settings.cache, limits["cpu"], self._cache)
@@ -78,6 +80,13 @@ class Preparation:
         plan = change_plan(now.specs(), catalogue.specs(), self._supervisor, waiting)
         policy = _policy(settings, parked_budget(settings.memory, self._host))
         return Prepared(settings, catalogue, limits, policy, plan, kept)
+
+    def names_in_use(self) -> set[str]:
+        """In lower case, one for each model that is in memory or that somebody waits for: without any, it would go."""
+        return {model.spec.name.lower() for model in self._used()}
+
+    def _used(self) -> list[ManagedModel]:
+        return [model for model in self._supervisor.models.values() if model.wanted or model.state is not State.COLD]
 
     async def _not_wrong_before(self, wrong: list[str], now: Catalogue) -> list[str]:
         """Whatever has gone wrong with the configuration in force, a file that was deleted, say, must not keep others from
@@ -98,17 +107,10 @@ class Preparation:
                 if target in described or (edition := Edition.of(target)) is None:
                     continue
                 try:
-                    catalogue.recall(edition, await self._past(edition.version), named=True)
+                    then = catalogue.past(edition.version) or await self._past(edition.version)
+                    catalogue.recall(edition, then, named=True)
                 except _NOT_TO_BE_HAD as error:
                     yield f"alias {alias.name}: {target} cannot be had: {error.message}"
-
-    def _recall_managed(self, now: Catalogue, catalogue: Catalogue) -> None:
-        """What somebody uses, or waits for, stays."""
-        managed = {name for model in self._supervisor.models.values() for name in model.names}
-        for spec in now.editions():
-            edition = Edition.of(spec.name) if spec.name in managed else None
-            if edition is not None and (settings := now.past(edition.version)) is not None:
-                catalogue.recall(edition, settings)
 
 
 def _policy(settings: Settings, host_tier: int) -> Policy:

@@ -113,14 +113,17 @@ def completion_endpoint(daemon: Daemon) -> AnswerEndpoint:
 
 async def find_model(daemon: Daemon, name: str) -> ModelSpec:
     """As it is wanted. Looks into the directories again before it says no, or that a file is damaged; raises UnknownModel."""
-    try:
-        spec = daemon.catalogue.resolve(name)
-        if spec.problem is None:
-            return spec
-    except UnknownModel:
-        await daemon.recall(name)
-    await daemon.refresh_catalogue()
-    return daemon.catalogue.resolve(name)
+    while True:
+        catalogue = daemon.catalogue
+        try:
+            spec = catalogue.resolve(name)
+            if spec.problem is None:
+                return spec
+        except UnknownModel:
+            await daemon.recall(name)
+        await daemon.refresh_catalogue()
+        if daemon.catalogue is catalogue:  # another one, of a new configuration, knows nothing of what was recalled
+            return catalogue.resolve(name)
 
 
 def _session(asked: ChatRequest | CompletionRequest, headers: Headers) -> str:

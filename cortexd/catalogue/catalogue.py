@@ -1,7 +1,7 @@
 """All models that a client may name. A name is a key in here, never a path."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,8 @@ from cortexd.errors import UnknownModel
 T = TypeVar("T", bound=msgspec.Struct)
 
 _NEAREST = 3
-_MOST_EDITIONS = 32  # that are offered because clients have asked for them
+_MOST_EDITIONS = 32  # that are offered only because clients have asked for them
+_MOST_VERSIONS = 4  # of which the whole configuration is remembered
 
 
 class Edition(msgspec.Struct, frozen=True):
@@ -55,7 +56,8 @@ class Catalogue:
         self._scanner = like._scanner if like is not None else Scanner()
         self._specs: dict[str, ModelSpec] = {}
         self._names: dict[str, str] = {}  # lower case name or alias → name
-        self._past: dict[Edition, Settings] = {}  # the last asked for at the end
+        self._versions: dict[int, Settings] = like._versions if like is not None else {}  # the last used at the end
+        self._past: dict[Edition, Settings] = {}  # by name in lower case, the last asked for at the end
         self._named: set[Edition] = set()  # of these, by aliases
         self._editions: dict[str, ModelSpec] = {}
         self._splits = {alias.name.lower(): Split.of(alias.to) for alias in settings.alias}
@@ -78,23 +80,36 @@ class Catalogue:
 
     def is_model(self, name: str) -> bool:
         """Whether a model is called so today; an alias is none."""
-        return self._model(name) is not None
+        return name.lower() in _by_name(self._specs, self._splits)
 
     def past(self, version: int) -> Settings | None:
-        """What was in force as this version, where it was recalled already."""
-        return next((settings for edition, settings in self._past.items() if edition.version == version), None)
+        """What was in force as this version, where it was recalled lately."""
+        return self._versions.get(version)
 
-    def recall(self, edition: Edition, settings: Settings, *, named: bool = False) -> None:
+    def recall(self, edition: Edition, settings: Settings, *, named: bool = False, in_use: Container[str] = ()) -> None:
         """Offer it from the next refresh on, where it is still the name of a model; `settings` were in force as its version.
 
-        What is `named` by an alias stays for good.
+        What is `named` by an alias stays for good. Of what clients have asked for the oldest goes when there is too much of it,
+        but for what is in use, by name in lower case.
         """
-        self._past.pop(edition, None)
-        self._past[edition] = settings
+        self._versions.pop(edition.version, None)
+        self._versions[edition.version] = settings
+        for version in list(self._versions)[:-_MOST_VERSIONS]:
+            del self._versions[version]
+        key = Edition(edition.model.lower(), edition.version)
+        self._past.pop(key, None)
+        self._past[key] = _of_one(settings, key.model)
         if named:
-            self._named.add(edition)
-        for oldest in [other for other in self._past if other not in self._named][:-_MOST_EDITIONS]:
+            self._named.add(key)
+        spare = [other for other in self._past if other not in self._named and str(other) not in in_use]
+        for oldest in spare[:-_MOST_EDITIONS]:
             del self._past[oldest]
+
+    def keep(self, other: "Catalogue", in_use: Container[str]) -> None:
+        """Offer the editions of `other` that are in use, by name in lower case."""
+        for edition, settings in other._past.items():
+            if str(edition) in in_use:
+                self._past.setdefault(edition, settings)
 
     def resolve(self, name: str) -> ModelSpec:
         """The model of this name or alias, in whatever case; of an alias that leads to several, the one that most sessions get.
@@ -129,12 +144,14 @@ class Catalogue:
                 names.setdefault(alias.lower(), name)
         for alias in self._splits:
             names.pop(alias, None)  # a file that is called like one does not take its place
-        editions = self._editions_of(specs, looked)
+        editions = self._editions_of(specs, names, looked)
         # Plain assignments: a reader on another thread sees the old or the new, and resolves names it was told of.
         self._editions, self._names, self._specs = editions, names, {name: specs[name] for name in sorted(specs)}
 
-    def _found(self, looked: dict[tuple[Path, ...], list[Found]]) -> dict[str, ModelSpec]:
-        """All models by name; `looked` is what was found in directories that were looked into already."""
+    def _found(self, looked: dict[tuple[Path, ...], list[Found]], only: str | None = None) -> dict[str, ModelSpec]:
+        """All models by name, of the files `only` those of a name in lower case; `looked` is what was found in directories that
+        were looked into already.
+        """
         specs: dict[str, ModelSpec] = {}
         if self._embedded and (found := self._scanner.examine(Path(demo.path()))) is not None:
             demo_spec = self._configured(Model(name="demo"), _spec(found, "embedded"))
@@ -142,33 +159,25 @@ class Catalogue:
         place = tuple(self.directories)
         if place not in looked:
             looked[place] = self._scanner.look(self.directories)
-        for found in looked[place]:
+        for found in (found for found in looked[place] if only in (None, found.name.lower())):
             specs[found.name] = self._configured(Model(name=found.name), _spec(found, "directory"))
         for model in self.settings.model:
             specs[model.name] = self._from_configuration(model, specs.get(model.name))
         return specs
 
     def _editions_of(
-        self, today: Mapping[str, ModelSpec], looked: dict[tuple[Path, ...], list[Found]]
+        self, today: Mapping[str, ModelSpec], names: Container[str], looked: dict[tuple[Path, ...], list[Found]]
     ) -> dict[str, ModelSpec]:
-        """By name in lower case. What was taken out of the configuration is not to be had by its past."""
-        models = {name.lower(): spec for name, spec in today.items()}
-        then: dict[int, dict[str, ModelSpec]] = {}
+        """By name in lower case. What was taken out of the configuration is not to be had by its past; `names` go before."""
+        models = _by_name(today, self._splits)
         editions: dict[str, ModelSpec] = {}
         for edition, settings in tuple(self._past.items()):
-            if (now := models.get(edition.model.lower())) is None:
+            if (now := models.get(edition.model)) is None or str(edition) in names:
                 continue
-            if edition.version not in then:
-                found = Catalogue(settings, like=self)._found(looked)
-                then[edition.version] = {name.lower(): spec for name, spec in found.items()}
-            if (spec := then[edition.version].get(edition.model.lower())) is not None:
-                editions[str(edition).lower()] = _as_edition(spec, now, edition)
+            then = _by_name(Catalogue(settings, like=self)._found(looked, edition.model), ())
+            if (spec := then.get(edition.model)) is not None:
+                editions[str(edition)] = _as_edition(spec, now, edition)
         return editions
-
-    def _model(self, name: str) -> ModelSpec | None:
-        if name in self._specs:
-            return self._specs[name]
-        return next((spec for spec in self._specs.values() if spec.name.lower() == name.lower()), None)
 
     def _from_configuration(self, model: Model, found: ModelSpec | None) -> ModelSpec:
         """What was configured, over what was found under the same name or at the configured path."""
@@ -215,6 +224,17 @@ class Catalogue:
             path=str(places[0]) if places else path,
             problem=f"{written.name} is not in {where}.",
         )
+
+
+def _by_name(specs: Mapping[str, ModelSpec], aliases: Container[str]) -> dict[str, ModelSpec]:
+    """In lower case, but for those whose name an alias has taken."""
+    return {name.lower(): spec for name, spec in specs.items() if name.lower() not in aliases}
+
+
+def _of_one(settings: Settings, name: str) -> Settings:
+    """As far as they are about this model, its name in lower case: whole documents are large, and clients choose how many."""
+    models = tuple(model for model in settings.model if model.name.lower() == name)
+    return msgspec.structs.replace(settings, model=models, alias=())
 
 
 def _as_edition(spec: ModelSpec, today: ModelSpec, edition: Edition) -> ModelSpec:

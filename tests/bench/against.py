@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import random
 import statistics
+import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +26,7 @@ CHATS = 3  # of each client, one after the other
 ANSWER = 32  # tokens
 PROMPT = 512  # tokens, nearly: what the server says it has read is what counts
 _QUESTION = 12  # words
+_LENGTH = "tokens each"  # not a result: where the two differ, the rates beside it say little
 
 # One token each, with the blank before it, in nearly every vocabulary.
 _WORDS = ("the", "of", "and", "to", "in", "is", "that", "it", "was", "for", "on", "are", "with", "as", "he", "they")
@@ -83,24 +86,29 @@ class Comparison:
             pairs = [(a[name], b[name]) for a, b in zip(self.ours, self.theirs, strict=True) if name in b]
             if pairs:
                 row["theirs"] = statistics.median(theirs for _, theirs in pairs)
+            if pairs and not name.endswith(_LENGTH):
                 row["ratio"] = statistics.median(a / b if name.endswith("tok/s") else b / a for a, b in pairs)
         return table
 
 
 async def compare(folder: Path, shape: Shape, peer: Peer, rounds: int) -> Comparison:
-    """Both are measured in every round with the same chats, and the one that was last is first in the next."""
+    """Each case is put to both, one right after the other, with the same chats; who is first changes with every round."""
     shape.checkpoint(folder)
     comparison = Comparison()
-    async with daemon(folder) as client, _connected(peer.address) as peer_client:
+    async with daemon(folder) as door, _connected(str(door.base_url)) as our, _connected(peer.address) as their:
         (process,) = psutil.Process().children()
-        ours = await _greeted(client, shape.name, process.pid)
-        theirs = await _greeted(peer_client, peer.model or await _first_model(peer_client), peer.pid)
+        ours = await _greeted(our, shape.name, process.pid)
+        theirs = await _greeted(their, peer.model or await _first_model(their), peer.pid)
         turns = [(ours, comparison.ours), (theirs, comparison.theirs)]
-        for _ in range(rounds):
-            seed = random.randrange(2**32)
-            for server, figures in turns:
-                figures.append(await _round(server, random.Random(seed)))
+        for number in range(rounds):
+            for _, figures in turns:
+                figures.append({})
+            for case in (*(functools.partial(_chats, clients=clients) for clients in CLIENTS), _long_prompt, _resident):
+                seed = random.randrange(2**32)
+                for server, figures in turns:
+                    figures[-1] |= await case(server, random.Random(seed))
             turns.reverse()
+            print(f"round {number + 1} of {rounds}", file=sys.stderr)
     return comparison
 
 
@@ -128,8 +136,11 @@ def report(comparison: Comparison, shape: Shape, peer: Peer) -> dict[str, Any]:
 
 
 def _connected(address: str) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx.AsyncClient(base_url=address.removesuffix("/").removesuffix("/v1"), timeout=None, limits=limits)
+    # A connection for each request: a server may close one that was idle in the other's turn just as it is used again.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    return httpx.AsyncClient(
+        base_url=address.removesuffix("/").removesuffix("/v1"), timeout=None, limits=limits, trust_env=False
+    )
 
 
 async def _first_model(client: httpx.AsyncClient) -> str:
@@ -151,30 +162,30 @@ async def _greeted(client: httpx.AsyncClient, model: str, pid: int | None) -> Se
     raise AssertionError("the last of them has no options")
 
 
-async def _round(server: Server, dice: random.Random) -> Figures:
-    figures: Figures = {}
-    lengths: list[int] = []
-    for clients in CLIENTS:
-        questions = [[_text(dice, _QUESTION) for _ in range(CHATS)] for _ in range(clients)]
-        start = perf_counter()
-        answers = [
-            answer
-            for answers in await asyncio.gather(*(_conversation(server, texts) for texts in questions))
-            for answer in answers
-        ]
-        seconds = perf_counter() - start
-        figures[f"{clients} clients, tok/s"] = sum(answer.tokens for answer in answers) / seconds
-        figures[f"{clients} clients, first token ms"] = 1000 * statistics.median(answer.first for answer in answers)
-        lengths += [answer.tokens for answer in answers]
-    long = await _chat(server, _text(dice, PROMPT - 12), 1)
-    figures[f"prompt of {PROMPT}, first token ms"] = 1000 * long.first
-    figures[f"prompt of {PROMPT}, tok/s"] = long.prompt_tokens / long.first
-    if server.pid is not None:
-        figures["memory of its processes MB"] = _memory(server.pid) / 1e6
-    # Should be the same for both, or the rates say little.
-    figures["tokens of an answer"] = statistics.mean(lengths)
-    figures[f"tokens of the prompt of {PROMPT}"] = long.prompt_tokens
-    return figures
+async def _chats(server: Server, dice: random.Random, clients: int) -> Figures:
+    questions = [[_text(dice, _QUESTION) for _ in range(CHATS)] for _ in range(clients)]
+    start = perf_counter()
+    conversations = await asyncio.gather(*(_conversation(server, texts) for texts in questions))
+    seconds = perf_counter() - start
+    answers = [answer for conversation in conversations for answer in conversation]
+    return {
+        f"chats of {clients} at once, tok/s": sum(answer.tokens for answer in answers) / seconds,
+        f"chats of {clients} at once, first token ms": 1000 * statistics.median(answer.first for answer in answers),
+        f"chats of {clients} at once, {_LENGTH}": statistics.mean(answer.tokens for answer in answers),
+    }
+
+
+async def _long_prompt(server: Server, dice: random.Random) -> Figures:
+    answer = await _chat(server, _text(dice, PROMPT - 12), 1)
+    return {
+        f"prompt of {PROMPT}, tok/s": answer.prompt_tokens / answer.first,
+        f"prompt of {PROMPT}, first token ms": 1000 * answer.first,
+        f"prompt of {PROMPT}, {_LENGTH}": answer.prompt_tokens,
+    }
+
+
+async def _resident(server: Server, dice: random.Random) -> Figures:
+    return {} if server.pid is None else {"memory of its processes MB": _memory(server.pid) / 1e6}
 
 
 async def _conversation(server: Server, texts: list[str]) -> list[Answer]:
