@@ -134,7 +134,7 @@ async def test_a_dry_run_says_what_would_be_and_changes_nothing(office: Office) 
     outcome = response.json()
     assert (outcome["changed"], outcome["version"], response.headers["etag"]) == (False, 1, before)
     assert len(outcome["changes"]) == 2
-    assert outcome["plan"]["refused"] == [{"model": "swan", "reason": "damaged"}]
+    assert outcome["plan"]["refused"] == [{"model": "swan", "reason": "damaged", "falls_back": False}]
     assert (outcome["plan"]["relabelled"], outcome["plan"]["daemon"]) == (["goose"], ["server.port"])
     assert await office.tag() == before
     assert_refused(await office.patch({"server": {"port": -1}}, dry_run="true"), 400, "invalid_configuration", "port")
