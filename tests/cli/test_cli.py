@@ -91,7 +91,7 @@ async def test_ps_shows_what_is_loaded(start: Start, tmp_path: Path):
 def test_a_mistake_in_the_configuration_is_one_sentence_and_exit_2(tmp_path: Path):
     file = tmp_path / "cortexd.toml"
     file.write_text("[server]\nprot = 1\n")
-    done = cortexd("serve", "--config", str(file))
+    done = cortexd("serve", "--config", str(file), XDG_DATA_HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
     assert done.returncode == 2
     assert done.stderr == f"cortexd: {file}:2: server.prot is not a setting; did you mean server.port?\n"
 
