@@ -328,15 +328,16 @@ async def test_a_client_may_say_how_long_it_waits_for_a_load() -> None:
 
 async def test_a_client_is_told_to_come_back_when_the_load_is_expected_to_be_done() -> None:
     swan = ModelSpec(name="swan", source="file", size=4_000_000_000)  # 0.2 s and a second for each 400 MB
-    daemon = FakeDaemon(ModelSpec(name="goose", source="file"), swan, parallel_loads=1)
+    goose = ModelSpec(name="goose", source="file", size=1000)
+    daemon = FakeDaemon(goose, swan, parallel_loads=1, ceiling=10_000_000_000)  # what holds no memory may load any time
     daemon.script().loading.clear()
     async with serving(daemon) as house:
-        goose = asyncio.create_task(house.chat())
+        answer = asyncio.create_task(house.chat())
         await turns_until(lambda: daemon.leases() == 1)
         response = await house.client.post(CHAT, json=chat_body(model="swan"), headers={"prefer": "wait=0"})
         assert (response.status_code, response.headers["retry-after"]) == (503, "11")
         daemon.script().loading.set()
-        assert (await goose).status_code == 200
+        assert (await answer).status_code == 200
 
 
 @pytest.mark.parametrize(("error", "status"), [(QueueFull(retry_after=1), 429), (Unavailable(), 503)])
