@@ -1,6 +1,7 @@
 """What clients asked of a configuration and were told, and whether the history that they find agrees with it."""
 
 import asyncio
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import httpx
 _REFUSED = {409: "conflict", 412: "stale"}
 _PAGE = 100  # versions
 _KEPT = 1000
+_APPLIED = 2.0  # seconds from when a version is kept until it is in force, at most
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ class Ledger:
 
     async def _check_in_force(self, client: httpx.AsyncClient, newest: int) -> None:
         """What the newest version says, or one that came a moment ago, and not only on paper."""
-        found = (await client.get("/admin/config", params={"origin": "true"})).json()
+        found = await _in_force(client, newest)
         kept = (await client.get(f"/admin/snapshots/{found['version']}")).json()
         self._expect(found["version"] >= newest, f"version {found['version']} is in force, not {newest}")
         same = (found["document"], found["hash"]) == (kept["document"], kept["hash"])
@@ -219,4 +221,13 @@ async def _history(client: httpx.AsyncClient) -> dict[str, Any]:
     while True:
         found = (await client.get("/admin/snapshots", params={"limit": _PAGE})).json()
         if found["snapshots"][0]["version"] == found["current"]:
+            return found
+
+
+async def _in_force(client: httpx.AsyncClient, newest: int) -> dict[str, Any]:
+    """As soon as it is the `newest` version: one that a deadline has just undone is kept before it is applied."""
+    until = time.monotonic() + _APPLIED
+    while True:
+        found = (await client.get("/admin/config", params={"origin": "true"})).json()
+        if found["version"] >= newest or time.monotonic() > until:
             return found
