@@ -111,6 +111,7 @@ class Ledger:
         """That all is there, and nothing else, of a daemon started at `since`. Returns when what is in force is undone."""
         found = await _history(client)
         rows = {row["version"]: row for row in reversed(found["snapshots"])}
+        self._count_confirmations(max(self._rows, default=0))
         for version, row in rows.items():
             if version in self._rows:
                 self._expect(row == self._rows[version], f"version {version} has changed: {row}")
@@ -124,6 +125,7 @@ class Ledger:
         trial = Trial(found["confirmed"], found["revert_at"])
         self._expect(trial in self._trials, f"{trial} is none of {self._trials}")
         self._trials = {trial}
+        self._confirming.clear()  # whatever was not answered has been done by now, or never will be
         self._expect(trial.deadline is None or trial.deadline > since, f"{trial} was over at the start")
         await self._check_in_force(client, found["current"])
         verified = (await client.get("/admin/snapshots/verify")).json()
@@ -160,11 +162,15 @@ class Ledger:
         else:
             trials = self._written(row)
         self._expect(bool(trials), f"version {version} came to be without a reason: {row}, {self._trials}")
-        if version in self._confirmed:
-            trials = {Trial(version)}
-        elif version in self._confirming:
-            trials.add(Trial(version))
         self._trials = trials
+        self._count_confirmations(version)
+
+    def _count_confirmations(self, newest: int) -> None:
+        """Of a version that was the newest when they were sent, which may have been before or after it was checked."""
+        if newest in self._confirmed:
+            self._trials = {Trial(newest)}
+        elif newest in self._confirming:
+            self._trials = self._trials | {Trial(newest)}
 
     def _is_undone_by(self, trial: Trial, row: dict[str, Any]) -> bool:
         in_time = trial.deadline is not None and row["created_at"] >= trial.deadline
