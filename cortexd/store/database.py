@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+import traceback
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,13 @@ class Database:
         async with lane.turn:
             if self._closed:
                 raise StoreFailed("The database is closed.")
-            with store_errors(self.path):
-                async with lane.engine.begin() as connection:
-                    yield connection
+            try:
+                with store_errors(self.path):
+                    async with lane.engine.begin() as connection:
+                        yield connection
+            except BaseException as error:
+                _let_go(error)
+                raise
 
 
 class _Lane:
@@ -101,3 +106,13 @@ class _Lane:
     async def close(self) -> None:
         async with self.turn:
             await self.engine.dispose()
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free the cursors in the traceback of whoever was cancelled within a statement.
+
+    While one of them lives, a connection keeps its lock on the file even when it is closed.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import json
 import sqlite3
 import stat
@@ -251,3 +252,27 @@ def test_a_killed_writer_leaves_a_sound_database_with_every_row_that_it_flushed(
         assert set(told["flushed"]) <= {id for (id,) in connection.execute("SELECT id FROM journal")}
     connection.close()
     assert len(told["flushed"]) >= 20
+
+
+@pytest.mark.parametrize("kind", ["reading", "writing"])
+async def test_a_transaction_that_is_cancelled_anywhere_leaves_no_lock_behind(tmp_path: Path, kind: str) -> None:
+    cancelled: list[asyncio.Task[None]] = []  # kept, and with each what its traceback holds
+    async with opened(tmp_path / "db") as database:
+
+        async def use() -> None:
+            if kind == "writing":
+                await database.check()
+                return
+            async with database.reading() as connection:
+                (await connection.execute(select(tables.heartbeat))).all()
+
+        await database.check()
+        for passes in range(120):
+            cancelled.append(asyncio.create_task(use()))
+            for _ in range(passes):
+                await asyncio.sleep(0)
+            cancelled[-1].cancel()
+            await asyncio.wait(cancelled[-1:])
+            with contextlib.closing(sqlite3.connect(tmp_path / "db", timeout=1.0, isolation_level=None)) as other:
+                other.executescript("BEGIN IMMEDIATE; UPDATE heartbeat SET at = 2.0; COMMIT")
+    assert any(task.cancelled() for task in cancelled)
