@@ -1,5 +1,5 @@
 # install: environment and dependencies · serve: the daemon · test: everything CI checks · check: format, lint, types, imports
-# bench: speed, beside the machine's bandwidth · soak: the long runs · docs: what is generated from the program itself
+# bench: speed, beside the machine's bandwidth (ARGS="--shape bench-0.1b --only decode") · soak: the long runs · docs: what is generated from the program itself
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,10 +8,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 OPENAI2 := $(VENV)/openai2
+NATIVE := $(VENV)/.native
 
 .PHONY: install serve test check bench docs soak
 
-install: $(STAMP)
+install: $(STAMP) $(NATIVE)
 
 $(VENV)/pyvenv.cfg:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cortexd needs Python 3.11 or later.")'
@@ -27,6 +28,11 @@ $(DEV_STAMP): $(STAMP)
 	$(PIP) install --quiet --upgrade --target $(OPENAI2) 'openai>=2,<3'
 	touch $@
 
+# Once for everybody who uses this installation; without a C++ compiler PyTorch computes instead.
+$(NATIVE): $(STAMP) $(wildcard kernels/cortexd_kernels/native/*.cpp kernels/cortexd_kernels/native/*.h)
+	$(BIN)/python -m cortexd_kernels.native
+	touch $@
+
 serve: install
 	$(BIN)/cortexd serve
 
@@ -36,16 +42,17 @@ check: $(DEV_STAMP)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-test: check
+test: check $(NATIVE)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-bench: $(DEV_STAMP)
-	$(BIN)/python -m tests.bench
+bench: $(DEV_STAMP) $(NATIVE)
+	$(BIN)/python -m tests.bench $(ARGS)
 
 docs: $(DEV_STAMP)
 	$(BIN)/python -m tests.docs
 
-soak: $(DEV_STAMP)
+soak: $(DEV_STAMP) $(NATIVE)
+	$(BIN)/python -m tests.end_to_end.traffic --minutes 30
 	$(BIN)/python -m tests.end_to_end.soak --kills 1000
 	$(BIN)/python -m tests.end_to_end.configuration_soak --kills 1000
 	$(BIN)/python -m tests.store.soak --kills 1000

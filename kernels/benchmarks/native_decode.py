@@ -17,8 +17,10 @@ from cortexd.checkpoints.shape import ModelShape
 from cortexd.rwkv.batch import Batch, Piece
 from cortexd.rwkv.state import StatePool
 from cortexd.rwkv.v7 import Rwkv7
-from cortexd_kernels.native import NativeModel, Threads, open_native
 from cortexd_kernels.native.layout import FORMATS, native_layout
+from cortexd_kernels.native.library import open_native
+from cortexd_kernels.native.model import NativeModel
+from cortexd_kernels.native.threads import Threads
 
 SIZES = {"0.1B": (12, 768), "0.4B": (24, 1024)}
 VOCABULARY = 65536

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cortexd_kernels.native import Threads, open_native
-from cortexd_kernels.native.library import GENERIC, build, find_compiler, open_library, processor_level
+from cortexd_kernels.native.layout import quantise
+from cortexd_kernels.native.library import GENERIC, build, find_compiler, open_library, open_native, processor_level
 from cortexd_kernels.native.stages import product
+from cortexd_kernels.native.threads import Threads
 from tests.kernels.native_library import CACHE, native_or_skip
 
 
@@ -25,7 +26,7 @@ def compiler() -> str:
 def test_without_a_compiler_there_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    native = open_library(tmp_path)
+    native = open_library(tmp_path, beside=tmp_path / "none")
     assert native.library is None
     assert "no C++ compiler" in native.description
 
@@ -35,7 +36,7 @@ def test_a_compiler_that_fails_is_a_reason_and_leaves_nothing_behind(tmp_path: P
     broken.write_text("#!/bin/sh\necho 'error: out of order' >&2\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
-    native = open_library(tmp_path / "cache")
+    native = open_library(tmp_path / "cache", beside=tmp_path / "none")
     assert native.library is None
     assert "out of order" in native.description
     assert list((tmp_path / "cache").iterdir()) == []
@@ -46,17 +47,17 @@ def test_a_library_that_cannot_be_loaded_is_a_reason(tmp_path: Path, monkeypatch
     writes_nonsense.write_text('#!/bin/sh\nfor last; do :; done\necho nonsense > "$last"\n')
     writes_nonsense.chmod(0o755)
     monkeypatch.setenv("CXX", str(writes_nonsense))
-    native = open_library(tmp_path / "cache")
+    native = open_library(tmp_path / "cache", beside=tmp_path / "none")
     assert native.library is None
     assert native.description.startswith("no native kernels")
 
 
 def test_what_is_compiled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     native_or_skip()
-    first = open_library(tmp_path)
+    first = open_library(tmp_path, beside=tmp_path / "none")
     assert first.library is not None
     monkeypatch.setenv("PATH", str(tmp_path))
-    second = open_library(tmp_path)
+    second = open_library(tmp_path, beside=tmp_path / "none")
     assert second.library is not None
     assert "kept in" in second.description
     assert len(list(tmp_path.iterdir())) == 1
@@ -70,6 +71,9 @@ def test_the_generic_level_computes_the_same_product():
         weight, x = torch.randn(37, 192).to(dtype), torch.randn(5, 192)
         mine, theirs = (product(Threads(native), weight, x) for native in (generic, native_or_skip()))
         assert torch.allclose(mine, theirs, atol=1e-4)
+    (weight, scales), x = quantise(torch.randn(37, 192)), torch.randn(5, 192)
+    mine, theirs = (product(Threads(native), weight, x, scales) for native in (generic, native_or_skip()))
+    assert torch.allclose(mine, theirs, atol=4e-3)
 
 
 def test_every_level_compiles_with_vectors_of_its_width(tmp_path: Path):

@@ -11,13 +11,17 @@ from cortexd.rwkv.batch import Batch, Piece
 from cortexd.rwkv.state import StatePool
 from cortexd.rwkv.v7 import Rwkv7
 from cortexd.rwkv.weights import open_weights
-from cortexd_kernels.native import NativeModel, Threads
-from cortexd_kernels.native.layout import COLUMNS, FORMATS, native_layout
+from cortexd_kernels.native.layout import FORMATS, native_layout
+from cortexd_kernels.native.model import NativeModel
+from cortexd_kernels.native.threads import Threads
 from tests.checkpoint_files import tiny_state_dict, write_pth
 from tests.kernels.native_library import native_or_skip
 from tests.rwkv.oracle import Oracle
 
 TOLERANCE = 1e-4
+INTEGER_TOLERANCE = (
+    3e-3  # where activations are rounded to 16 bits; rounding the weights to int8 costs a hundred times that
+)
 SIZES = [(1, 1, 257), (3, 3, 301), (2, 5, 97)]  # layers, heads, vocabulary
 States = tuple[Tensor, Tensor, Tensor]
 
@@ -59,10 +63,7 @@ def rounded(tensors: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
         if name.endswith(".scales"):
             continue
         scales = layout.get(f"{name}.scales")
-        tensor = tensor.float() if scales is None else tensor.float() * scales.unsqueeze(1)
-        result[name.replace(COLUMNS, "ffn.value.weight")] = (
-            tensor.t().contiguous() if name.endswith(COLUMNS) else tensor
-        )
+        result[name] = tensor.float() if scales is None else tensor.float() * scales.unsqueeze(1)
     return result
 
 
@@ -90,13 +91,15 @@ def test_logits_and_states_are_those_of_the_official_package(tiny: Tiny):
             assert (state[layer, 4] - theirs).abs().max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16", "int8"])
-def test_rounded_weights_are_computed_with_in_fp32(tiny: Tiny, dtype: str):
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("bf16", TOLERANCE), ("fp16", TOLERANCE), ("int8", INTEGER_TOLERANCE)]
+)
+def test_rounded_weights_are_computed_with_as_they_are(tiny: Tiny, dtype: str, tolerance: float):
     ids = tiny.tokens(50)
     model, states = tiny.native(dtype), tiny.states()
     logits = one_by_one(model, 1, ids, states)
     expected = run_torch(rounded(tiny.tensors, dtype), tiny.shape, ids)
-    assert (logits - expected).abs().max() <= TOLERANCE
+    assert (logits - expected).abs().max() <= tolerance
 
 
 @pytest.mark.parametrize("dtype", FORMATS)

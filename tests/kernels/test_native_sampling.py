@@ -8,9 +8,9 @@ from torch import Tensor
 
 from cortexd.rwkv.sampling import SamplerState, sample
 from cortexd.wire import Sampling
-from cortexd_kernels.native import Threads
 from cortexd_kernels.native.sampling import Draw
 from cortexd_kernels.native.sampling import sample as native_sample
+from cortexd_kernels.native.threads import Threads
 from tests.kernels.native_library import native_or_skip
 
 SETTINGS = [

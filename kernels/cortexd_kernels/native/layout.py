@@ -9,6 +9,7 @@ FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
 COLUMNS = "ffn.value.columns"
 _LOW_RANK = frozenset(f"{kind}{side}" for kind in "wavg" for side in "12")
 _LARGEST = 127
+_ROWS = 1024  # that are quantised at once: a head as a whole would take three times its bytes
 
 
 def native_layout(tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
@@ -33,8 +34,12 @@ def native_layout(tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> 
 
 def quantise(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """int8 `[rows, columns]` and fp32 scales `[rows]`: the number of largest size in each row becomes ±127."""
-    matrix = matrix.float()
-    scales = matrix.abs().amax(1) / _LARGEST
-    # A row of zeros has scale zero; and what is not a number must stay visible, which int8 cannot do.
-    numbers = (matrix / torch.where(scales > 0, scales, 1.0).unsqueeze(1)).round_().to(torch.int8)
-    return numbers.contiguous(), scales
+    numbers = torch.empty(matrix.shape, dtype=torch.int8)
+    scales = torch.empty(len(matrix))
+    for start in range(0, len(matrix), _ROWS):
+        rows = matrix[start : start + _ROWS].float()
+        scale = rows.abs().amax(1) / _LARGEST
+        # A row of zeros has scale zero; and what is not a number must stay visible, which int8 cannot do.
+        numbers[start : start + _ROWS] = (rows / torch.where(scale > 0, scale, 1.0).unsqueeze(1)).round_()
+        scales[start : start + _ROWS] = scale
+    return numbers, scales

@@ -29,11 +29,15 @@ _PATIENCE = 300  # seconds for a compiler
 
 @dataclass(frozen=True)
 class Native:
-    """The library, or None and in `description` one sentence that says why; `level` is the instruction set it is built for."""
+    """The library, or None and in `description` one sentence that says why; `level` is the instruction set it is built for.
+
+    `build` names its sources, flags and level: another one may compute other last bits.
+    """
 
     library: ctypes.CDLL | None
     level: str
     description: str
+    build: str = ""
 
 
 @functools.cache
@@ -42,13 +46,21 @@ def open_native(cache: Path | None = None, level: str | None = None) -> Native:
     return open_library(cache, level)
 
 
-def open_library(cache: Path | None = None, level: str | None = None) -> Native:
-    """The library for this processor, or for another `level`; compiled into `cache` where no wheel brought it."""
+@functools.cache
+def is_expected() -> bool:
+    """Whether `open_native` will find a library or can compile one, without doing so."""
+    level = processor_level()
+    name = _name(level)
+    return (_HERE / name).exists() or (_user_cache() / name).exists() or find_compiler() is not None
+
+
+def open_library(cache: Path | None = None, level: str | None = None, beside: Path = _HERE) -> Native:
+    """The library for this processor, or for another `level`; compiled into `cache` where none lies `beside` the source."""
     level = level or processor_level()
     cache = cache or _user_cache()
-    name = f"native-{level}-{platform.machine()}-{_key(level)}.so"
-    if (brought := _HERE / name).exists():
-        return _open(brought, level, "from the wheel")
+    name = _name(level)
+    if (brought := beside / name).exists():
+        return _open(brought, level, "installed")
     if (kept := cache / name).exists():
         return _open(kept, level, f"kept in {cache}")
     compiler = find_compiler()
@@ -74,6 +86,23 @@ def build(path: Path, level: str, compiler: str) -> None:
         Path(part).unlink(missing_ok=True)
 
 
+def build_here() -> Path:
+    """Compile the library for this processor beside its source, where every user of this installation finds it.
+
+    Raises OSError or subprocess.SubprocessError.
+    """
+    level = processor_level()
+    compiler = find_compiler()
+    if compiler is None:
+        raise FileNotFoundError("no C++ compiler (g++ or clang++) on PATH")
+    for old in _HERE.glob("native-*.so"):
+        if old.name != _name(level):
+            old.unlink()
+    if not (path := _HERE / _name(level)).exists():
+        build(path, level, compiler)
+    return path
+
+
 def processor_level() -> str:
     """The best of the levels this processor has all instructions of."""
     flags = _processor_flags()
@@ -87,7 +116,7 @@ def find_compiler() -> str | None:
 
 def _open(path: Path, level: str, origin: str) -> Native:
     try:
-        return Native(ctypes.CDLL(str(path)), level, f"native kernels, {level}, {origin}")
+        return Native(ctypes.CDLL(str(path)), level, f"native kernels, {level}, {origin}", path.stem)
     except OSError as error:
         return _absent(level, str(error))
 
@@ -98,6 +127,10 @@ def _absent(level: str, reason: str) -> Native:
 
 def _flags(level: str) -> list[str]:
     return [*_FLAGS, *(f"-m{instructions}" for instructions in _LEVELS.get(level, ()))]
+
+
+def _name(level: str) -> str:
+    return f"native-{level}-{platform.machine()}-{_key(level)}.so"
 
 
 def _key(level: str) -> str:

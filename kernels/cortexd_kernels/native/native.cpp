@@ -74,7 +74,7 @@ private:
         return at;
     }
 
-    std::vector<float> numbers_;
+    Floats numbers_;
     std::vector<int32_t> ids_;
 };
 
@@ -117,7 +117,7 @@ public:
 
 private:
     void products(Pool& pool, int T, std::initializer_list<Product> all) {
-        multiply(pool, all.begin(), (int)all.size(), T);
+        multiply(pool, all.begin(), (int)all.size(), T, operands_);
     }
 
     void time_half(Pool& pool, const Pieces& pieces, const Layer& l, bool first, float* shift, float* wkv, int T) {
@@ -147,6 +147,7 @@ private:
     std::vector<Layer> layers_;
     Model m_;
     Room room_;
+    Operands operands_;
 };
 
 }  // namespace
@@ -183,7 +184,8 @@ EXPORT void cortexd_sample(Pool* pool, int32_t threads, const float* logits, int
 EXPORT void cortexd_product(Pool* pool, int32_t threads, const Matrix* matrix, const float* x, int32_t rows, float* y) {
     const Product product{matrix, x, y, KEEP};
     pool->begin(threads);
-    multiply(*pool, &product, 1, rows);
+    Operands operands;
+    multiply(*pool, &product, 1, rows, operands);
     pool->end();
 }
 

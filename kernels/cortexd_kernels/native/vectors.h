@@ -6,11 +6,15 @@
 
 #include <cstdint>
 #include <cstring>
+#include <new>
+#include <vector>
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 namespace {
@@ -27,6 +31,19 @@ typedef float vf __attribute__((vector_size(16)));
 
 constexpr int VL = sizeof(vf) / sizeof(float);
 typedef int32_t vi __attribute__((vector_size(sizeof(vf))));
+typedef int16_t vs __attribute__((vector_size(sizeof(vf))));  // twice as many
+typedef int16_t half_vs __attribute__((vector_size(sizeof(vf) / 2)));
+
+// Numbers that begin with a line of the cache, so that no vector lies across two.
+template <class T>
+struct InLines {
+    using value_type = T;
+    static constexpr std::align_val_t line{64};
+    T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), line)); }
+    void deallocate(T* p, size_t) { ::operator delete(p, line); }
+    bool operator==(const InLines&) const { return true; }
+};
+using Floats = std::vector<float, InLines<float>>;
 
 inline vf load(const float* p) {
     vf x;
@@ -35,6 +52,19 @@ inline vf load(const float* p) {
 }
 
 inline void store(float* p, vf x) { memcpy(p, &x, sizeof x); }
+
+// The first `count` of a vector, zero from there on.
+inline vf load(const float* p, int count) {
+    if (count >= VL) return load(p);
+    vf x{};
+    memcpy(&x, p, count * sizeof(float));
+    return x;
+}
+
+inline void store(float* p, vf x, int count) {
+    if (count >= VL) return store(p, x);
+    memcpy(p, &x, count * sizeof(float));
+}
 
 inline vf broadcast(float x) { return vf{} + x; }
 
@@ -48,6 +78,63 @@ inline vf fma(vf a, vf b, vf c) {
 #else
     return a * b + c;
 #endif
+}
+
+// x, computed here and now, and not again from memory for each use.
+template <class V>
+inline V in_register(V x) {
+#if defined(__x86_64__)
+    asm("" : "+v"(x));
+#endif
+    return x;
+}
+
+// sums + a[2i] b[2i] + a[2i + 1] b[2i + 1] in each lane i, exactly.
+inline vi add_pairs(vs a, vs b, vi sums) {
+#if defined(__AVX512F__)
+    sums += (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    sums += (vi)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+    sums += (vi)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#else
+    const vi p = (vi)a, q = (vi)b;  // the lower half of each lane comes first
+    sums += (p << 16 >> 16) * (q << 16 >> 16) + (p >> 16) * (q >> 16);
+#endif
+    return in_register(sums);  // else the compiler adds in another order, which takes more registers than there are
+}
+
+// As many signed bytes as `vs` has numbers.
+inline vs widen(const char* p) {
+#if defined(__AVX512F__)
+    return (vs)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX2__)
+    return (vs)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
+#else
+    typedef signed char bytes __attribute__((vector_size(sizeof(vs) / 2)));
+    bytes x;
+    memcpy(&x, p, sizeof x);
+    return __builtin_convertvector(x, vs);
+#endif
+}
+
+inline vf to_floats(vi x) { return __builtin_convertvector(x, vf); }
+inline vf to_floats(vf x) { return x; }
+
+// The nearest integers of numbers between -2^22 and 2^22.
+inline vi nearest(vf x) {
+    x = x + 12582912.0f;  // 1.5 * 2^23
+    vi bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits - 0x4b400000;
+}
+
+inline vf magnitude(vf x) {
+    vi bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits &= 0x7fffffff;
+    memcpy(&x, &bits, sizeof x);
+    return x;
 }
 
 inline vf root(vf x) {
@@ -74,6 +161,66 @@ inline float sum(vf x) {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 #else
     return (x[0] + x[2]) + (x[1] + x[3]);
+#endif
+}
+
+// The sums of the lanes of VL vectors that lie `stride` vectors apart: halves are added, then neighbours.
+inline vf sums_of(const vf* x, int stride) {
+#if defined(__AVX2__) || defined(__AVX512F__)
+    auto half = [&](int i) {
+#if defined(__AVX512F__)
+        return _mm256_add_ps(_mm512_castps512_ps256(x[i * stride]), _mm512_extractf32x8_ps(x[i * stride], 1));
+#else
+        return x[i * stride];
+#endif
+    };
+    auto eight = [&](int i) {
+        const __m256 a = _mm256_hadd_ps(half(i), half(i + 1)), b = _mm256_hadd_ps(half(i + 2), half(i + 3));
+        const __m256 c = _mm256_hadd_ps(half(i + 4), half(i + 5)), d = _mm256_hadd_ps(half(i + 6), half(i + 7));
+        const __m256 ab = _mm256_hadd_ps(a, b), cd = _mm256_hadd_ps(c, d);
+        return _mm256_add_ps(_mm256_permute2f128_ps(ab, cd, 0x20), _mm256_permute2f128_ps(ab, cd, 0x31));
+    };
+#if defined(__AVX512F__)
+    return _mm512_insertf32x8(_mm512_castps256_ps512(eight(0)), eight(8), 1);
+#else
+    return eight(0);
+#endif
+#else
+    vf y;
+    for (int i = 0; i < VL; i++) y[i] = sum(x[i * stride]);
+    return y;
+#endif
+}
+
+// The same of integers, whose sums are exact in any order.
+inline vi sums_of(const vi* x, int stride) {
+#if defined(__AVX2__) || defined(__AVX512F__)
+    auto half = [&](int i) {
+#if defined(__AVX512F__)
+        const __m512i all = (__m512i)x[i * stride];
+        return _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti32x8_epi32(all, 1));
+#else
+        return (__m256i)x[i * stride];
+#endif
+    };
+    auto eight = [&](int i) {
+        const __m256i a = _mm256_hadd_epi32(half(i), half(i + 1)), b = _mm256_hadd_epi32(half(i + 2), half(i + 3));
+        const __m256i c = _mm256_hadd_epi32(half(i + 4), half(i + 5)), d = _mm256_hadd_epi32(half(i + 6), half(i + 7));
+        const __m256i ab = _mm256_hadd_epi32(a, b), cd = _mm256_hadd_epi32(c, d);
+        return _mm256_add_epi32(_mm256_permute2x128_si256(ab, cd, 0x20), _mm256_permute2x128_si256(ab, cd, 0x31));
+    };
+#if defined(__AVX512F__)
+    return (vi)_mm512_inserti32x8(_mm512_castsi256_si512(eight(0)), eight(8), 1);
+#else
+    return (vi)eight(0);
+#endif
+#else
+    vi y;
+    for (int i = 0; i < VL; i++) {
+        y[i] = 0;
+        for (int lane = 0; lane < VL; lane++) y[i] += x[i * stride][lane];
+    }
+    return y;
 #endif
 }
 
