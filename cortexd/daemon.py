@@ -20,6 +20,7 @@ from cortexd.engine_room import EngineRoom, Scales
 from cortexd.engines.cores import Cores
 from cortexd.engines.protocol import Engine
 from cortexd.engines.registry import EngineRegistry
+from cortexd.engines.sessions import Sessions
 from cortexd.errors import Conflict, CortexdError, InvalidConfiguration, StoreFailed, UnknownVersion
 from cortexd.events import Event, EventBus, ModelMoved
 from cortexd.experience import Experience
@@ -82,20 +83,16 @@ class Daemon:
             self.experience.failure,
             self.experience.copied_head,
         )
-        self._room = EngineRoom(paths.cache if paths is not None else None)
+        self.sessions = Sessions(paths.data / "sessions" if paths is not None else None, self.events.publish)
+        self._room = EngineRoom(paths.cache if paths is not None else None, self.sessions)
         self._registry = EngineRegistry(self._room)
         self._host, self._gpus = Host(), installed_gpus()
         self._scales = Scales(self._host, self._gpus)
         self._policy = Policy()
         self.history = History(self._registry.footprint, self.experience.record)
+        loop = asyncio.get_running_loop()
         self.supervisor = Supervisor(
-            self._make_run,
-            self._policy,
-            self.history,
-            {},
-            asyncio.get_running_loop(),
-            self.events.publish,
-            self._bug,
+            self._make_run, self._policy, self.history, {}, loop, self.events.publish, self._bug
         )
         self.rollouts = Rollouts(
             self.supervisor, self._reconcile, self.experience.note_proven, self.experience.prove, self._bug
@@ -181,8 +178,7 @@ class Daemon:
         if self._preparation.started_with is None:
             self._preparation.started_with = self.settings
             self._room.cores = Cores(self.settings.engine.thread_count)
-        self._room.prefill_budget = self.settings.engine.prefill_budget
-        self._room.states.change(prepared.cache)
+        self._room.adopt(self.settings, prepared.cache)
         self._watch.sample_s = self.settings.memory.sample_s
         self.supervisor.decisions.config = version
         self.supervisor.adopt(prepared.policy)
@@ -292,6 +288,7 @@ class Daemon:
         await asyncio.gather(*self._services, return_exceptions=True)
         self._listening.close()
         await self._room.fork_server.close()
+        await self.sessions.close()
         try:
             await self.experience.close(self.history)
         except StoreFailed as error:

@@ -6,6 +6,8 @@ from cortexd.config import Settings
 from cortexd.engines.cores import Cores
 from cortexd.engines.fork_server import ForkServer
 from cortexd.engines.kept_states import KeptStates
+from cortexd.engines.sessions import Sessions
+from cortexd.engines.tempo import Tempo
 from cortexd.memory.host import Host
 from cortexd.memory.nvidia import Gpus
 from cortexd.memory.process import Usage, measure
@@ -15,13 +17,24 @@ from cortexd.wire import CacheLimits
 class EngineRoom:
     """Implements `cortexd.engines.protocol.EngineHost`."""
 
-    def __init__(self, cache: Path | None) -> None:
-        defaults = Settings().engine
-        self.cores = Cores(defaults.thread_count)
-        self.prefill_budget = defaults.prefill_budget
+    def __init__(self, cache: Path | None, sessions: Sessions) -> None:
+        defaults = Settings()
+        self.cores = Cores(defaults.engine.thread_count)
+        self.prefill_budget = defaults.engine.prefill_budget
+        self.tempo = Tempo(defaults.engine.inter_token_target)
+        self.queue_limit = defaults.lifecycle.queue_limit
         self.cache = cache
         self.states = KeptStates(CacheLimits(), cache / "states" if cache is not None else None)
+        self.sessions = sessions
         self.fork_server = ForkServer()
+
+    def adopt(self, settings: Settings, kept: CacheLimits) -> None:
+        """What of this affects engines that run, these are told."""
+        self.prefill_budget = settings.engine.prefill_budget
+        self.queue_limit = settings.lifecycle.queue_limit
+        self.tempo.change(settings.engine.inter_token_target)
+        self.states.change(kept)
+        self.sessions.change(kept.sessions)
 
 
 class Scales:

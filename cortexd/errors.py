@@ -72,6 +72,14 @@ class UnknownState(CortexdError):
     code = "state_not_found"
 
 
+class UnknownSession(CortexdError):
+    """No such session."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "session_not_found"
+
+
 class UnknownRoute(CortexdError):
     """No such URL."""
 

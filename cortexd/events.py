@@ -121,6 +121,15 @@ class ConfigurationRefused(Event, frozen=True, kw_only=True):
     problem: str  # one sentence a line
 
 
+class SessionLost(Event, frozen=True, kw_only=True):
+    """What a session was left with is not kept, or no longer; its next turn is read from the beginning, or from an earlier one."""
+
+    session: str
+    tenant: str
+    model: str
+    reason: str
+
+
 Listener = Callable[[Event], None]
 
 

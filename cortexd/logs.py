@@ -16,6 +16,7 @@ _NAMES = {
     "MemoryWarning": "memory",
     "ConfigurationChanged": "configuration",
     "ConfigurationRefused": "configuration refused",
+    "SessionLost": "session",
 }
 _LONG = ("weighed", "memory", "config")  # of a decision: the journal keeps them
 

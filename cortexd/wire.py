@@ -13,7 +13,7 @@ import msgspec
 Finish = Literal["stop", "length"]
 Effort = Literal["none", "low", "medium", "high"]
 
-STRATEGIES = ("auto", "cpu fp32", "cpu bf16")  # that a worker runs
+STRATEGIES = ("auto", "cpu fp32", "cpu bf16", "cpu fp16", "cpu int8")  # that a worker runs
 TEMPLATES = ("auto", "chat", "think", "fast")  # that it writes prompts by
 
 MAX_FRAME = 64 * 2**20  # bytes; a longer frame means that the stream is out of step
@@ -76,13 +76,15 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CacheLimits(msgspec.Struct, frozen=True, kw_only=True, tag="cache_limits"):
-    """How much may be kept of what was read, from the next step on: bytes of this worker's memory, and of the disk for all.
+    """How much may be kept of what was read, from the next step on: bytes of this worker's memory, and of the disk for all; of
+    sessions whether any, for the daemon sees to the rest.
 
     Unless `enabled`, nothing is looked up nor kept; what is on the disk stays there.
     """
 
     host: int = 0
     disk: int = 0
+    sessions: int = 0
     enabled: bool = True
 
 
@@ -100,8 +102,11 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     slots: int = 32
     context: int = 32768  # most prompt tokens
     prefill_budget: int = 256  # most prompt tokens in one step
+    step_target: float = 0.0  # seconds, of a step with running streams; 0: as long as it takes
     cache: str = ""  # directory for prepared weights; "": none
     states: str = ""  # directory for states; "": none is kept on the disk
+    sessions: str = ""  # directory for sessions; "": none is kept
+    model: str = ""  # as people call it
     kept: CacheLimits = CacheLimits()
 
 
@@ -123,6 +128,8 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     echo: bool = False
     state: InitialState | None = None  # None: it begins from nothing
     tenant: str = ""  # who asks: what was read for one is not found by another
+    priority: int = 0  # the higher, the sooner
+    session: str = ""  # of the tenant's, that this is a turn of; "": none
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -137,6 +144,12 @@ class Threads(msgspec.Struct, frozen=True, tag="threads"):
     """Compute with so many threads from the next step on."""
 
     count: int
+
+
+class StepTarget(msgspec.Struct, frozen=True, tag="step_target"):
+    """From now on a step with running streams should take at most so many seconds; 0: as long as it likes."""
+
+    seconds: float
 
 
 class Park(msgspec.Struct, frozen=True, tag="park"):
@@ -164,7 +177,19 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
 
 
 Command = (
-    Load | Generate | Cancel | Ping | Threads | Park | Resume | Suspend | Adopt | CacheLimits | ForgetStates | Shutdown
+    Load
+    | Generate
+    | Cancel
+    | Ping
+    | Threads
+    | StepTarget
+    | Park
+    | Resume
+    | Suspend
+    | Adopt
+    | CacheLimits
+    | ForgetStates
+    | Shutdown
 )
 
 
@@ -254,7 +279,15 @@ class Suspended(msgspec.Struct, frozen=True, tag="suspended"):
     """Every sequence has been saved."""
 
 
-Report = Progress | Loaded | LoadRefused | Step | Pong | Parked | Saved | Suspended
+class SessionKept(msgspec.Struct, frozen=True, tag="session_kept"):
+    """What a turn has left is on the disk; or not, and `problem` says why."""
+
+    tenant: str
+    name: str
+    problem: str = ""
+
+
+Report = Progress | Loaded | LoadRefused | Step | Pong | Parked | Saved | Suspended | SessionKept
 
 
 class Fork(msgspec.Struct, frozen=True, tag="fork"):

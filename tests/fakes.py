@@ -10,6 +10,7 @@ from cortexd.catalogue.spec import ModelSpec
 from cortexd.config import Settings
 from cortexd.daemon import Readiness
 from cortexd.engines.protocol import Engine
+from cortexd.engines.sessions import Sessions
 from cortexd.errors import CortexdError, UnknownModel
 from cortexd.events import Decided, Event, EventBus, RequestEnded
 from cortexd.lifecycle.administration import Administration
@@ -126,6 +127,7 @@ class FakeDaemon:
         self.refuses_changes: CortexdError | None = None
         self.administration = Administration(self.supervisor)
         self.states = StateLibrary(None, None)
+        self.sessions = Sessions(None, self.events.publish)
         self.predictor: Predictor | None = Predictor()
         self._listening = self.events.subscribed(self._note)
         self._listening.__enter__()

@@ -10,6 +10,7 @@ from cortexd.api.admin_events import EventsEndpoint
 from cortexd.api.admin_journal import JournalEndpoint
 from cortexd.api.admin_memory import MemoryAdministration
 from cortexd.api.admin_models import LoadEndpoint, ModelAdministration
+from cortexd.api.admin_sessions import SessionAdministration
 from cortexd.api.admin_snapshots import SnapshotAdministration
 from cortexd.api.admin_states import StateAdministration
 from cortexd.api.event_log import EventLog
@@ -75,8 +76,10 @@ def _configuration_routes(daemon: Daemon) -> list[Route]:
 
 
 def _state_routes(daemon: Daemon) -> list[Route]:
-    states = StateAdministration(daemon)
+    states, sessions = StateAdministration(daemon), SessionAdministration(daemon)
     return [
+        Route("/sessions", sessions.all, methods=["GET"]),
+        Route("/sessions/{id:path}", sessions.named, methods=["GET", "DELETE"]),
         Route("/states", states.all, methods=["GET"]),
         Route("/states/{name}", states.named, methods=["GET", "PUT", "DELETE"]),
         Route("/states/{name}/export", states.export, methods=["GET"]),

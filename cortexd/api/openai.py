@@ -17,13 +17,13 @@ from cortexd.api.account import Account
 from cortexd.api.bodies import read_body
 from cortexd.api.decoding import BodyDecoder
 from cortexd.api.dialects import ChatDialect, Dialect, Heading, TextDialect
-from cortexd.api.schema import ChatRequest, CompletionRequest, Message, SamplingFields
+from cortexd.api.schema import LONGEST_SESSION, ChatRequest, CompletionRequest, Message, SamplingFields
 from cortexd.api.streaming import Exchange, Manner
 from cortexd.api.translation import generation_requests, keep_alive_of
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.daemon import Daemon
 from cortexd.engines.protocol import GenerationRequest
-from cortexd.errors import CortexdError, UnknownModel, UnsupportedCheckpoint
+from cortexd.errors import BadRequest, CortexdError, UnknownModel, UnsupportedCheckpoint
 from cortexd.events import Chosen
 from cortexd.rollouts import Served
 from cortexd.wire import InitialState
@@ -68,7 +68,8 @@ class AnswerEndpoint:
         """Raises CortexdError for whatever can be known to be wrong before the model is asked."""
         settings = self._daemon.settings.server
         asked, ignored = self._decoder.decode(await read_body(request, settings.max_body_bytes))
-        account.chosen = self._chosen(asked, request.headers)
+        session = _session(asked, request.headers)
+        account.chosen = self._chosen(asked, session)
         name = account.chosen.target if account.chosen is not None else asked.model
         served = self._daemon.rollouts.serving(await find_model(self._daemon, name))
         spec = served.spec
@@ -91,16 +92,16 @@ class AnswerEndpoint:
             state = self._daemon.states.initial(served.spec, asked.state)
             fingerprint = _fingerprint(served.spec, state)
             heading = Heading(int(time()), served.spec.name, fingerprint, usage_asked)
-            return generation_requests(asked, served.spec, state), self._dialect(heading)
+            return generation_requests(asked, served.spec, state, session), self._dialect(heading)
 
         return Exchange(self._daemon.supervisor, self._daemon.rollouts, served, word, manner, account)
 
-    def _chosen(self, asked: ChatRequest | CompletionRequest, headers: Headers) -> Chosen | None:
+    def _chosen(self, asked: ChatRequest | CompletionRequest, session: str) -> Chosen | None:
         if (split := self._daemon.catalogue.split(asked.model)) is None:
             return None
-        session = _session(asked, headers)
-        digest = hashlib.sha256(session.encode()).hexdigest()[:16]
-        return Chosen(asked.model.lower(), split.choose(session), digest)
+        conversation = _conversation(asked, session)
+        digest = hashlib.sha256(conversation.encode()).hexdigest()[:16]
+        return Chosen(asked.model.lower(), split.choose(conversation), digest)
 
 
 def chat_endpoint(daemon: Daemon) -> AnswerEndpoint:
@@ -126,9 +127,17 @@ async def find_model(daemon: Daemon, name: str) -> ModelSpec:
             return catalogue.resolve(name)
 
 
-def _session(asked: ChatRequest | CompletionRequest, headers: Headers) -> str:
-    """What the requests of one conversation have in common: what they say of it, else how it began."""
-    said = headers.get(_SESSION) or asked.user
+def _session(asked: SamplingFields, headers: Headers) -> str:
+    """As the body says, else the header; "" for none."""
+    session, param = (headers.get(_SESSION, ""), _SESSION) if asked.session is None else (asked.session, "session")
+    if len(session) > LONGEST_SESSION or not session.isprintable() or session in (".", ".."):  # it stands in URLs
+        raise BadRequest(f"{param} must be a name of at most {LONGEST_SESSION} printable characters.", param=param)
+    return session
+
+
+def _conversation(asked: ChatRequest | CompletionRequest, session: str) -> str:
+    """What its requests have in common: what they say of it, else how it began."""
+    said = session or asked.user
     if said or isinstance(asked, CompletionRequest):
         return said or secrets.token_hex(8)
     begin: list[Message] = []

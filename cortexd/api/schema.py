@@ -12,6 +12,7 @@ Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 AdminPriority = Literal["admin", "preload"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
+LONGEST_SESSION = 128  # characters of its name
 LONGEST_KEEP_ALIVE = 366 * 86400  # seconds; whoever wants more wants -1
 
 Count = Annotated[int, Meta(ge=1, le=2**31)]
@@ -96,6 +97,10 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: Annotated[dict[BiasKey, Bias], Meta(max_length=1024)] | None = None
     keep_alive: KeepAlive | None = None  # seconds or a duration; negative: for ever
     state: Annotated[str, Meta(max_length=256)] | None = None  # to start from: a name or name@version; "": none
+    priority: Annotated[int, Meta(ge=-100, le=100)] | None = (
+        None  # among the requests to this model; the higher, the sooner
+    )
+    session: Annotated[str, Meta(max_length=LONGEST_SESSION)] | None = None  # that this is a turn of; "": none
     user: str | None = None
     metadata: dict[str, str] | None = None
 

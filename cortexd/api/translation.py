@@ -33,9 +33,14 @@ _SEEDS = 2**64
 
 
 def generation_requests(
-    request: ChatRequest | CompletionRequest, spec: ModelSpec, state: InitialState | None = None
+    request: ChatRequest | CompletionRequest,
+    spec: ModelSpec,
+    state: InitialState | None = None,
+    session: str = "",
 ) -> list[GenerationRequest]:
-    """One for each answer, those to the first prompt first, all of them from `state`; raises BadRequest."""
+    """One for each answer, those to the first prompt first, all of them from `state`; the first goes on in `session`. Raises
+    BadRequest.
+    """
     _check_options(request)
     prompts = prompts_of(request)
     choices = 1 if request.n is None else request.n
@@ -55,8 +60,10 @@ def generation_requests(
             stop=stop,
             echo=isinstance(request, CompletionRequest) and bool(request.echo),
             state=state,
+            priority=request.priority or 0,
+            session="" if number or choice else session,
         )
-        for prompt in prompts
+        for number, prompt in enumerate(prompts)
         for choice in range(choices)
     ]
 

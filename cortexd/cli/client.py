@@ -28,6 +28,7 @@ from cortexd.errors import (
     StoreFull,
     Unavailable,
     UnknownModel,
+    UnknownSession,
     UnknownState,
     UnknownVersion,
 )
@@ -50,6 +51,7 @@ _OTHERS: tuple[type[CortexdError], ...] = (
     PreconditionRequired,
     StoreFailed,
     StoreFull,
+    UnknownSession,
     UnknownState,
     UnknownVersion,
 )

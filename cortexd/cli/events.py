@@ -62,6 +62,8 @@ def line_of(name: str, data: dict[str, Any]) -> str:
                 f"{at}{data['model'] or data['route']}: {data['status']} {data['finish']} in {data['total_ms']:.0f} ms, "
                 f"{data['prompt_tokens']} + {data['completion_tokens']} tokens ({data['request']})"
             )
+        case "SessionLost":
+            return f"{at}{data['model']}: session {data['session']}: {data['reason']}"
         case _:
             about = data.get("device") or data.get("model") or name
             return f"{at}{about}: {data.get('reason', name)}"

@@ -19,6 +19,7 @@ from cortexd.errors import (
     QueueFull,
     StaleVersion,
     UnknownModel,
+    UnknownSession,
     UnknownState,
     UnknownVersion,
 )
@@ -40,11 +41,14 @@ _COMMANDS = {  # imported when used: `cortexd ps` must not pay for what `cortexd
     "simulate": "cortexd.cli.simulate:simulate",
     "config": "cortexd.cli.config:config_group",
     "state": "cortexd.cli.state:state_group",
+    "session": "cortexd.cli.session:session_group",
+    "verify": "cortexd.cli.verify:verify",
 }
 _EXIT_CODES: dict[type[CortexdError], int] = {
     InvalidConfiguration: 2,
     DaemonUnreachable: 3,
     UnknownModel: 4,
+    UnknownSession: 4,
     UnknownState: 4,
     UnknownVersion: 4,
     QueueFull: 5,

@@ -1,17 +1,11 @@
-"""`cortexd serve`: settings, daemon, application, server."""
+"""`cortexd serve`: its options, and the settings they make."""
 
 import os
-import socket
 from typing import Any
 
 import click
-import uvloop
 
-from cortexd import __version__, logs
 from cortexd.cli.options import config_option, set_option, sources_from
-from cortexd.cli.server import bind, serve_until_stopped
-from cortexd.config import Sources, default_paths
-from cortexd.daemon import Daemon
 from cortexd.systemd import Notifier, consume_environment, listen_sockets, watchdog_interval
 
 
@@ -36,21 +30,15 @@ def serve(
     flags += [f"server.port={port}"] if port is not None else []
     flags += [f"models.directories={directory}"] if directory is not None else []
     sources = sources_from(config, (*flags, *overrides))
+    # Here, as `cortexd --help` asks each command for its first line and must not pay for a daemon.
+    import uvloop
+
+    from cortexd import logs
+    from cortexd.cli.server import serve_daemon
+
     logs.configure(log_level)
     inherited = listen_sockets(os.environ)
     notifier = Notifier.from_environment(os.environ)
     watchdog = watchdog_interval(os.environ)
     consume_environment(os.environ)
-    uvloop.run(_serve(sources, inherited.get("api"), notifier, watchdog))
-
-
-async def _serve(
-    sources: Sources, inherited: list[socket.socket] | None, notifier: Notifier, watchdog: float | None
-) -> None:
-    daemon = Daemon(sources, default_paths(os.environ))
-    with daemon.events.subscribed(logs.log_event):
-        async with daemon:
-            server = daemon.settings.server
-            sockets = inherited or [bind(server.host, server.port)]
-            logs.say(f"cortexd {__version__}", models=[spec.name for spec in daemon.catalogue.specs()])
-            await serve_until_stopped(daemon, sockets, notifier, watchdog)
+    uvloop.run(serve_daemon(sources, inherited.get("api"), notifier, watchdog))

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import uvicorn
 
-from cortexd import logs
+from cortexd import __version__, logs
 from cortexd.api.app import create_app
 from cortexd.api.event_log import EventLog
+from cortexd.config import Sources, default_paths
 from cortexd.daemon import Daemon
 from cortexd.errors import CortexdError
 from cortexd.systemd import Notifier
@@ -76,6 +77,19 @@ def bind_unix(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.bind(str(path))
     return sock
+
+
+async def serve_daemon(
+    sources: Sources, inherited: list[socket.socket] | None, notifier: Notifier, watchdog: float | None
+) -> None:
+    """A daemon of these settings, served until it is stopped; on the sockets it inherited, or on its own."""
+    daemon = Daemon(sources, default_paths(os.environ))
+    with daemon.events.subscribed(logs.log_event):
+        async with daemon:
+            server = daemon.settings.server
+            sockets = inherited or [bind(server.host, server.port)]
+            logs.say(f"cortexd {__version__}", models=[spec.name for spec in daemon.catalogue.specs()])
+            await serve_until_stopped(daemon, sockets, notifier, watchdog)
 
 
 async def serve_until_stopped(

@@ -16,7 +16,6 @@ from cortexd.durations import seconds_of
 from cortexd.memory.budget import ceilings
 from cortexd.memory.host import Host
 from cortexd.memory.nvidia import Gpus
-from cortexd.simulation.recorded import read_recording, trace_of
 from cortexd.simulation.report import Comparison, compare
 from cortexd.simulation.traces import GENERATORS, Trace, generate, read_trace
 
@@ -125,6 +124,8 @@ def _read(path: Path) -> Iterator[tuple[str, Trace]]:
 
 def _recorded(database: Path, since: float | None, settings: Settings) -> tuple[Trace, list[str]]:
     """With what was assumed."""
+    from cortexd.simulation.recorded import read_recording, trace_of  # and SQLAlchemy with it
+
     catalogue = Catalogue(settings)
     catalogue.refresh()
     recording = read_recording(database, 0.0 if since is None else time.time() - since)

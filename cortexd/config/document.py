@@ -67,7 +67,9 @@ class Lifecycle(Document, frozen=True):
         Duration, Meta(description="From a model's last use to its unloading; negative: it stays for ever.")
     ] = 300.0
     parallel_loads: Annotated[Positive, Meta(description="Models that may be loading at the same time.")] = 2
-    queue_limit: Annotated[Positive, Meta(description="Requests that may wait for one model.")] = 1024
+    queue_limit: Annotated[
+        Positive, Meta(description="Requests that may wait for one model to load, and answers that may wait in it.")
+    ] = 1024
     max_wait: Annotated[
         Seconds, Meta(description="After so long, a model that waits for memory closes those that hold it.")
     ] = 30.0
@@ -110,6 +112,13 @@ class Engine(Document, frozen=True):
     prefill_budget: Annotated[
         int, Meta(ge=1, le=65536, description="Prompt tokens of one step, beside the running streams."), MODEL
     ] = 256
+    inter_token_target: Annotated[
+        Seconds,
+        Meta(
+            le=60,
+            description="The longest that prompts should keep running streams from their next token; 0: any time.",
+        ),
+    ] = 0.05
     strategy: Strategy = "auto"
     max_concurrency: Concurrency = 32
 
@@ -141,6 +150,12 @@ class Cache(Document, frozen=True):
     ] = "auto"
     disk: Annotated[
         Size, Meta(description="Of the disk, for all models together; a percentage is of its size; auto: 2 GiB.")
+    ] = "2 GiB"
+    sessions: Annotated[
+        Size,
+        Meta(
+            description="The same of sessions, of which the one goes that was unused for longest; auto: 2 GiB; 0: none."
+        ),
     ] = "2 GiB"
 
 

@@ -111,6 +111,8 @@ class ForkServer:
             self._starting.cancel()
         self._disconnect()
         if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()  # it sees that we are gone only once it has imported torch
             try:
                 async with asyncio.timeout(_END_TIMEOUT):
                     await self._process.wait()

@@ -1,36 +1,26 @@
 """What engines may keep of what they have read, so that they need not read it again: one rule for all that run."""
 
-import contextlib
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
+from cortexd.engines.audience import Audience
 from cortexd.wire import CacheLimits, ForgetStates
 
-Tell = Callable[[CacheLimits | ForgetStates], None]
 
-
-class KeptStates:
+class KeptStates(Audience[CacheLimits | ForgetStates]):
     """`directory` is where they outlive their engines; None: nowhere. A change reaches every engine that runs."""
 
     def __init__(self, limits: CacheLimits, directory: Path | None) -> None:
+        super().__init__()
         self.limits = limits
         self.directory = directory
-        self._running: list[Tell] = []
 
     @property
     def room(self) -> int:
         """Bytes of memory that the states of one engine may take."""
         return self.limits.host if self.limits.enabled else 0
-
-    def join(self, tell: Tell) -> None:
-        """An engine runs, with the limits as they are now: it is told what changes."""
-        self._running.append(tell)
-
-    def leave(self, tell: Tell) -> None:
-        """It has ended; harmless if it had not joined."""
-        with contextlib.suppress(ValueError):
-            self._running.remove(tell)
 
     def change(self, limits: CacheLimits) -> None:
         if limits != self.limits:
@@ -39,7 +29,7 @@ class KeptStates:
 
     def relieve(self) -> None:
         """Have the memory back that they take; what is on the disk stays, and what is read from now on is kept again."""
-        self._tell(CacheLimits(host=0, disk=self.limits.disk, enabled=self.limits.enabled))
+        self._tell(msgspec.structs.replace(self.limits, host=0))
         self._tell(self.limits)
 
     def forget_in_memory(self) -> None:
@@ -50,7 +40,3 @@ class KeptStates:
         """Also those of models that are not loaded. From any thread; takes as long as the disk does."""
         if self.directory is not None:
             shutil.rmtree(self.directory, ignore_errors=True)
-
-    def _tell(self, news: CacheLimits | ForgetStates) -> None:
-        for tell in tuple(self._running):
-            tell(news)

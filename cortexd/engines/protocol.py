@@ -10,6 +10,8 @@ from cortexd.catalogue.spec import ModelSpec
 from cortexd.engines.cores import Cores
 from cortexd.engines.fork_server import ForkServer
 from cortexd.engines.kept_states import KeptStates
+from cortexd.engines.sessions import Sessions
+from cortexd.engines.tempo import Tempo
 from cortexd.errors import CortexdError
 from cortexd.wire import Delta, InitialState, Prompt, Sampling
 
@@ -42,6 +44,9 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop: list[str] = []
     echo: bool = False
     state: InitialState | None = None  # that it starts from
+    priority: int = 0  # the higher, the sooner
+    session: str = ""  # that this is a turn of; "": none
+    tenant: str = ""  # whose it is: what was read for one is not found by another
 
 
 class Generation(Protocol):
@@ -52,7 +57,8 @@ class Generation(Protocol):
     async def __anext__(self) -> Delta:
         """The next piece; nothing is lost if this is cancelled.
 
-        Raises BadRequest where the model refuses the request, EngineDied where the engine ended."""
+        Raises BadRequest where the model refuses the request, QueueFull where too many wait, EngineDied where the engine ended.
+        """
         ...
 
     def cancel(self) -> None:
@@ -157,6 +163,16 @@ class EngineHost(Protocol):
         ...
 
     @property
+    def tempo(self) -> Tempo:
+        """How long a step should take at most that carries running streams."""
+        ...
+
+    @property
+    def queue_limit(self) -> int:
+        """Answers that may wait in an engine, beyond those that it computes at the same time."""
+        ...
+
+    @property
     def cache(self) -> Path | None:
         """Where engines may keep what they would otherwise compute at each load; None: nowhere."""
         ...
@@ -164,6 +180,11 @@ class EngineHost(Protocol):
     @property
     def states(self) -> KeptStates:
         """How much of what they have read engines may keep, and where."""
+        ...
+
+    @property
+    def sessions(self) -> Sessions:
+        """What engines keep of chats beyond their own life."""
         ...
 
     @property

@@ -15,10 +15,11 @@ from cortexd.engines.fork_server import WorkerProcess
 from cortexd.engines.protocol import EngineFacts, EngineHost, GenerationRequest, LoadProgress, Suspension
 from cortexd.engines.rwkv_footprint import PROCESS_BYTES, footprint
 from cortexd.engines.rwkv_generation import RwkvGeneration, RwkvSuspension
-from cortexd.errors import BadRequest, ContextExceeded, CortexdError, EngineDied, LoadFailed, ModelFault
+from cortexd.errors import BadRequest, ContextExceeded, CortexdError, EngineDied, LoadFailed, ModelFault, QueueFull
 
 T = TypeVar("T")
 
+_PATIENCE = 1.0  # seconds until somebody may try again for whom there was no place in the queue
 _WORTH_THREADS = 64 * 2**20  # bytes of weights below which threads wait for each other longer than they compute
 
 
@@ -73,6 +74,7 @@ class RwkvEngine:
             lambda: _Connection(self._receive, self._disconnected), sock=self._worker.socket
         )
         self._host.states.join(self._rule)
+        self._host.tempo.join(self._rule)
         return await self._load(self._load_command(), report)
 
     async def park(self) -> None:
@@ -118,7 +120,9 @@ class RwkvEngine:
     def generate(self, request: GenerationRequest) -> RwkvGeneration:
         id = next(self._ids)
         generation = RwkvGeneration(id, self._cancel)
-        if self._admit(id, generation):
+        if len(self._generations) >= self._spec.max_concurrency + self._host.queue_limit:
+            generation.fail(QueueFull(retry_after=_PATIENCE))
+        elif self._admit(id, generation):
             self._send(
                 wire.Generate(
                     id=id,
@@ -128,6 +132,9 @@ class RwkvEngine:
                     stop=request.stop,
                     echo=request.echo,
                     state=request.state,
+                    tenant=request.tenant,
+                    priority=request.priority,
+                    session=request.session,
                 )
             )
         return generation
@@ -194,8 +201,11 @@ class RwkvEngine:
             slots=spec.max_concurrency,
             context=spec.limits.prompt_tokens,
             prefill_budget=self._host.prefill_budget,
+            step_target=self._host.tempo.target,
             cache=str(self._host.cache or ""),
             states=str(self._host.states.directory or ""),
+            sessions=str(self._host.sessions.directory or ""),
+            model=spec.name,
             kept=self._host.states.limits,
         )
 
@@ -267,6 +277,11 @@ class RwkvEngine:
                 self._save(id, part)
             case wire.Suspended():
                 self._hand_over_suspension()
+            case wire.SessionKept(tenant, name, problem):
+                if problem:
+                    self._host.sessions.failed(tenant, name, self._spec.name, problem)
+                else:
+                    self._host.sessions.fit()
 
     def _deliver(self, delta: wire.Delta) -> None:
         # Cancelled while this delta was under way: nobody is there to take it.
@@ -307,6 +322,7 @@ class RwkvEngine:
         self._generations.clear()
         self._host.cores.end(self._grant)
         self._host.states.leave(self._rule)
+        self._host.tempo.leave(self._rule)
         self._suspension.fail(EngineDied())
         for waiting in (*self._pongs.values(), self._parking, self._suspending):
             if waiting is not None and not waiting.done():

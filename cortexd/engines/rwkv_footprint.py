@@ -5,11 +5,13 @@ import os
 from pathlib import Path
 
 from cortexd.catalogue.spec import ModelSpec
+from cortexd_kernels.native.library import is_expected
 
 # Of a worker that holds no model, with its share of what the fork server has imported: the most, as it is the only one (measured).
 PROCESS_BYTES = 120 * 2**20
 
 _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}  # what torch asks for
+_BYTES = {"cpu fp32": 4, "cpu bf16": 2, "cpu fp16": 2, "cpu int8": 1.25}  # with scales, and what stays in 16 bits
 _STREAMS = 28  # vectors of the model's width that a token takes in a step at most (measured)
 _ROWS = 4  # vectors of the vocabulary's width that are there at once while a token is drawn
 
@@ -23,18 +25,21 @@ def footprint(spec: ModelSpec, prefill_budget: int, kept: int = 0) -> int:
     if not spec.parameters:
         return 0
     embedding = spec.vocabulary * spec.width
-    number = 2 if computes_in_bf16(spec.strategy, spec.stored) else 4
-    looked_up = 2 if spec.stored in ("BF16", "F16") else number  # rows of it are never multiplied
-    weights = (spec.parameters - embedding) * number + embedding * looked_up
+    number = bytes_per_number(spec.strategy, spec.stored)
+    looked_up = 2 if spec.stored in ("BF16", "F16") else max(number, 2)  # rows of it are never multiplied
+    weights = int((spec.parameters - embedding) * number) + embedding * int(looked_up)
     states = spec.max_concurrency * spec.state_bytes
     step = 4 * (_STREAMS * spec.width * (prefill_budget + spec.max_concurrency) + _ROWS * spec.vocabulary)
     logits = 4 * spec.vocabulary * spec.max_concurrency
     return weights + states + kept + step + logits + PROCESS_BYTES
 
 
-def computes_in_bf16(strategy: str, stored: str) -> bool:
-    """What `cortexd.rwkv.strategy` will choose, which asks torch."""
-    return strategy == "cpu bf16" or (strategy == "auto" and stored == "BF16" and _has_avx512())
+def bytes_per_number(strategy: str, stored: str) -> float:
+    """Of what `cortexd.rwkv.strategy` will choose, which asks torch."""
+    if strategy == "auto":
+        sixteen = stored in ("BF16", "F16") if is_expected() else stored == "BF16" and _has_avx512()
+        return 2 if sixteen else 4
+    return _BYTES.get(strategy, 4)
 
 
 @functools.cache

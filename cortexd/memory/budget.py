@@ -13,7 +13,7 @@ from cortexd.wire import CacheLimits
 # models does little else, but its driver and libraries need room.
 _AUTO = {"cpu": "75 %", "cuda": "90 %", "parked": "10 %"}
 
-_AUTO_STATES, _MOST_STATES, _AUTO_DISK = "2 %", 2**30, "2 GiB"
+_AUTO_STATES, _MOST_STATES, _AUTO_DISK, _AUTO_SESSIONS = "2 %", 2**30, "2 GiB", "2 GiB"
 
 
 def ceilings(memory: Memory, host: Host, gpus: Gpus) -> dict[str, int]:
@@ -34,7 +34,13 @@ def cache_limits(cache: Cache, cpu: int, directory: Path | None) -> CacheLimits:
     host = bytes_of(_AUTO_STATES if auto else cache.host, cpu, key="cache.host")
     total = shutil.disk_usage(_existing(directory)).total if directory is not None else 0
     disk = bytes_of(_AUTO_DISK if cache.disk == "auto" else cache.disk, total, key="cache.disk")
-    return CacheLimits(host=min(host, _MOST_STATES if auto else cpu), disk=min(disk, total), enabled=cache.enabled)
+    sessions = bytes_of(_AUTO_SESSIONS if cache.sessions == "auto" else cache.sessions, total, key="cache.sessions")
+    return CacheLimits(
+        host=min(host, _MOST_STATES if auto else cpu),
+        disk=min(disk, total),
+        sessions=min(sessions, total),
+        enabled=cache.enabled,
+    )
 
 
 def foreign(total: int, available: int, ours: int, ceiling: int) -> int:

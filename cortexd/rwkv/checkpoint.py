@@ -1,6 +1,6 @@
 """A checkpoint's tensors: mapped, not copied, under their official names, whatever the file calls them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +17,10 @@ _PAGE = 4096  # bytes
 ReportBytes = Callable[[int, int], None]
 
 
+def no_report(_done: int, _total: int) -> None:
+    """For whom nobody waits."""
+
+
 class Checkpoint:
     """An opened checkpoint. `take`, `big` and `embedding` hand out its tensors and count their bytes as read."""
 
@@ -27,6 +31,10 @@ class Checkpoint:
         self._report = report
         self._tensors = _map_pth(path) if header.format == "pth" else _map_safetensors(path, header)
         self._done = 0
+
+    def all(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor as it is stored, under its name in the file."""
+        yield from self._tensors.items()
 
     def take(self, name: str) -> Tensor:
         """A small tensor, as fp32."""
@@ -39,10 +47,16 @@ class Checkpoint:
             return _read_in(tensor)
         return tensor.to(dtype).contiguous()
 
+    @property
+    def stored(self) -> torch.dtype:
+        """How the large matrices are stored."""
+        return self._tensors[self.shape.origins["head.weight"].name].dtype
+
     def embedding(self, dtype: torch.dtype) -> Tensor:
-        """The embedding, whose rows are only looked up: 16-bit floats become fp32 exactly, so fp32 need not be made of them."""
+        """The embedding, whose rows are only looked up: 16-bit floats become fp32 exactly, so that they stay as they are."""
         stored = self._tensors[self.shape.origins["emb.weight"].name].dtype
-        return self.big("emb.weight", stored if dtype is torch.float32 and stored.itemsize == 2 else dtype)
+        wanted = torch.bfloat16 if dtype is torch.int8 else dtype
+        return self.big("emb.weight", stored if stored.itemsize == 2 else wanted)
 
     def _counted(self, name: str) -> Tensor:
         origin = self.shape.origins[name]

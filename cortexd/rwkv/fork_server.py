@@ -20,6 +20,7 @@ from cortexd import wire
 from cortexd.rwkv import worker
 from cortexd.rwkv.rows import learn, survey
 from cortexd.rwkv.tokenizer import WorldTokenizer, tokenizer_for
+from cortexd_kernels.native.library import open_native
 
 _OOM_SCORE = "500"
 _UNHURRIED = 10  # niceness: a load does not wait for the survey
@@ -57,7 +58,11 @@ def _wake(signum: int, frame: FrameType | None) -> None:
 
 
 def _survey(control: socket.socket) -> tuple[int, int]:
-    """Have a child try what this process must not, and every load would else have to: its id, and where it tells."""
+    """Have a child find out what every load would else have to: its id, and where it tells.
+
+    It compiles the native kernels where they are missing; where they cannot be had, it tries PyTorch's products, which this process
+    must not.
+    """
     findings, tell = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
@@ -65,7 +70,8 @@ def _survey(control: socket.socket) -> tuple[int, int]:
             signal.set_wakeup_fd(-1)
             control.close()
             os.nice(_UNHURRIED)
-            os.write(tell, survey(len(os.sched_getaffinity(0))))
+            if open_native().library is None:
+                os.write(tell, survey(len(os.sched_getaffinity(0))))
         os._exit(0)
     os.close(tell)
     return pid, findings
@@ -75,6 +81,7 @@ def _learn(surveyor: int, findings: int) -> None:
     with open(findings, "rb") as file, contextlib.suppress(msgspec.MsgspecError):
         learn(file.read())
     os.waitpid(surveyor, 0)
+    open_native()  # for all that are forked from now on
 
 
 def _fork(control: socket.socket, ticket: int, fd: int) -> int:

@@ -8,6 +8,7 @@ from cortexd.rwkv.reading import Reading
 from cortexd.rwkv.sampling import SamplerState
 from cortexd.rwkv.sequence import Sequence
 from cortexd.rwkv.tokenizer import Tokenizer
+from cortexd.session_files import SessionKey
 from cortexd.wire import ChatPrompt, Generate, TextPrompt
 
 
@@ -55,6 +56,8 @@ class Intake:
             tenant=request.tenant,
             initial_state=tuned.hash if tuned is not None else "",
             state=self.states.get(tuned) if tuned is not None else None,
+            priority=request.priority,
+            session=SessionKey(request.tenant, request.session) if request.session else None,
         )
 
     def recollection(self, ended: Sequence) -> Reading | None:

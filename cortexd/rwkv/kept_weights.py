@@ -21,14 +21,19 @@ from cortexd.checkpoints.shape import ModelShape
 from cortexd.rwkv.mapping import MappedFile, Mappings, Place
 from cortexd.rwkv.prepare import EMBEDDING
 
-DtypeName = Literal["float32", "bfloat16", "float16"]
+DtypeName = Literal["float32", "bfloat16", "float16", "int8"]
 
 _PAGE = 4096
 # Bytes written at once: what comes in large pieces is kept in large pages, which are mapped fifty times faster (measured on ext4).
 _BLOCK = 8 * 2**20
 _TAIL = struct.Struct("<II8s")
 _MAGIC = b"cortexd\n"
-_NAMES: dict[torch.dtype, DtypeName] = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_NAMES: dict[torch.dtype, DtypeName] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+    torch.int8: "int8",
+}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 

@@ -23,10 +23,13 @@ class Linear:
 
 
 class LowRank:
-    """f(x W₁) W₂ as RWKV-7 makes decay, gates and mixing weights; given as W₁ᵀ `[rank, in]` and W₂ᵀ `[out, rank]`."""
+    """f(x W₁) W₂ as RWKV-7 makes decay, gates and mixing weights; given as W₁ᵀ `[rank, in]` and W₂ᵀ `[out, rank]`.
+
+    Computed in fp32: they are small, and what they make stands in exponents.
+    """
 
     def __init__(self, inner: Tensor, outer: Tensor) -> None:
-        self.inner, self.outer = Linear(inner), Linear(outer)
+        self.inner, self.outer = Linear(inner.float()), Linear(outer.float())
 
     def plain(self, x: Tensor) -> Tensor:
         return self.outer(self.inner(x))

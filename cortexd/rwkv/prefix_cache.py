@@ -117,8 +117,8 @@ class PrefixCache(Generic[S]):
         return len(path) == len(pieces) + 1 and (path[-1].state is not None or path[-1].filed)
 
     def note(self, reading: Reading, save: Callable[[], S]) -> None:
-        """A piece has been read: if this is one of the places, `save` gives the state to be kept."""
-        if reading.done not in reading.kept or not self._limits.enabled:
+        """Something has been read: if this is one of the places, `save` gives the state to be kept."""
+        if reading.begun or reading.done not in reading.kept or not self._limits.enabled:
             return
         files = self._files if reading.kept[reading.done] and self._limits.disk else None
         if files is None and not self._room:

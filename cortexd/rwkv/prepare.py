@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cortexd.rwkv.checkpoint import Checkpoint
+from cortexd_kernels.native.layout import native_layout
 
-FORMAT = 1  # to be raised whenever `prepare` gives other tensors: what was kept of an older one is then made again
+FORMAT = 2  # to be raised whenever `prepare` gives other tensors: what was kept of an older one is then made again
 EMBEDDING = "emb.weight"
 VECTORS = 32  # numbers: two vectors of AVX-512, the step of torch's elementwise loops
 
@@ -16,13 +17,17 @@ _STREAMS = "rwkvag"
 
 
 def prepare(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of an RWKV-7, in order of use: large matrices in `dtype`, all others in fp32.
+    """Every tensor of an RWKV-7, in order of use: matrices in `dtype` as `native_layout` has them, all others in fp32.
 
-    Matrices `[out, in]`, vectors `[C]`; per layer `att.mix` `[6, 1, C]` and, of each low-rank product, 1 `[rank, C]` and
-    2 `[C, rank]`. What the file holds in this form already is still mapped.
+    Matrices `[out, in]`, vectors `[C]`; per layer `att.mix` `[6, 1, C]`, `ffn.value.columns` `[F, C]` and, of each low-rank
+    product, 1 `[rank, C]` and 2 `[C, rank]`. What the file holds in this form already is still mapped.
     """
-    take, big = checkpoint.take, checkpoint.big
     yield EMBEDDING, checkpoint.embedding(dtype)
+    yield from native_layout(_tensors(checkpoint, checkpoint.stored if dtype is torch.int8 else dtype), dtype)
+
+
+def _tensors(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    take, big = checkpoint.take, checkpoint.big
     for name in ("blocks.0.ln0.weight", "blocks.0.ln0.bias"):
         yield name, take(name)
     for layer in range(checkpoint.shape.layers):

@@ -31,6 +31,7 @@ class Reading(msgspec.Struct):
     pieces: list[bytes]
     kept: dict[int, bool]
     done: int = 0  # pieces
+    begun: int = 0  # tokens that were read of the next one
     cached: int = 0  # tokens that were found in a state
 
     @classmethod
@@ -60,17 +61,32 @@ class Reading(msgspec.Struct):
         return self.done < len(self.pieces)
 
     @property
-    def next_length(self) -> int:
-        return len(self.pieces[self.done]) // 4
+    def fresh(self) -> bool:
+        """Whether nothing of it has been read."""
+        return not (self.done or self.begun)
 
-    def next(self) -> Sequence[int]:
-        """The tokens of the next piece, which is done from now on."""
-        self.done += 1
-        return tokens_of(self.pieces[self.done - 1])
+    @property
+    def next_length(self) -> int:
+        """Tokens of the next piece that are left."""
+        return len(self.pieces[self.done]) // 4 - self.begun
+
+    @property
+    def length(self) -> int:
+        """Tokens that are left of all of it."""
+        return sum(map(len, self.pieces[self.done :])) // 4 - self.begun
+
+    def next(self, most: int = PIECE) -> Sequence[int]:
+        """The tokens of the next piece, or so many of them, which are read from now on."""
+        tokens = tokens_of(self.pieces[self.done])
+        begin, self.begun = self.begun, min(self.begun + most, len(tokens))
+        taken = tokens[begin : self.begun]
+        if self.begun == len(tokens):
+            self.done, self.begun = self.done + 1, 0
+        return taken
 
     def skip(self, count: int) -> None:
         """The state after the first `count` pieces was found."""
-        self.done = count
+        self.done, self.begun = count, 0
         self.cached = sum(map(len, self.pieces[:count])) // 4
 
 

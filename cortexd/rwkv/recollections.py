@@ -2,15 +2,20 @@
 
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Sequence as Items
 from functools import partial
+from typing import Any
 
 from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.prefix_cache import PrefixCache
 from cortexd.rwkv.reading import Reading
 from cortexd.rwkv.sequence import Sequence
+from cortexd.rwkv.sessions import Sessions
 from cortexd.rwkv.state import SavedState, StatePool
+from cortexd.session_files import SessionKey
 
 _MOST = 32  # answers that wait to be read; the oldest are given up
+_MOST_OWED = 256  # the same of sessions
 _BESIDE = 16  # steps of running streams to one piece
 
 
@@ -18,73 +23,118 @@ class Recollections:
     """The state in which an answer was written is of no use to the next turn: its prompt has the answer's text in other tokens,
     without its thought, and is not computed token by token, which gives other last bits. Reading takes a tenth of the time of
     writing, and is done while nobody waits: with nothing else to compute, or every 16th step beside running streams.
+
+    What is owed to a session comes first, one at a time, and gives way to nobody: it begins in the slot that its answer has left.
     """
 
     def __init__(
-        self, pool: StatePool, cache: PrefixCache[SavedState], recollection: Callable[[Sequence], Reading | None]
+        self,
+        pool: StatePool,
+        cache: PrefixCache[SavedState],
+        recollection: Callable[[Sequence], Reading | None],
+        sessions: Sessions | None = None,
     ) -> None:
         self._pool = pool
         self._cache = cache
         self._recollection = recollection
+        self._sessions = sessions
         self._waiting: deque[Sequence] = deque(maxlen=_MOST)
+        self._owed: deque[Sequence] = deque(maxlen=_MOST_OWED)
         self._reading: Reading | None = None
+        self._session: SessionKey | None = None  # to which it is owed
         self._slot: int | None = None
         self._steps = 0  # since the last piece
 
     @property
     def busy(self) -> bool:
-        return bool(self._waiting) or self._reading is not None
+        return bool(self._waiting or self._owed) or self._reading is not None
 
     def add(self, ended: Sequence) -> None:
-        if self._cache.keeps:
+        """After it has left its slot."""
+        if ended.session is not None and self._sessions is not None and self._sessions.on:
+            earlier = [other for other in self._owed if other.session == ended.session]
+            for other in earlier:
+                self._owed.remove(other)
+            self._owed.append(ended)
+            self.give_way()
+            self._begin()
+        elif self._cache.keeps:
             self._waiting.append(ended)
 
-    def next_piece(self, beside: list[Sequence]) -> Piece | None:
-        """For a step in which these take part."""
+    def next_piece(self, beside: list[Sequence], room: Callable[[int, int], int]) -> Piece | None:
+        """For a step in which these take part; `room` is that of `Pace`."""
         self._steps += 1
-        if beside and (self._steps < _BESIDE or any(sequence.prefilling for sequence in beside)):
+        if beside and self._steps < _BESIDE:
             return None
         if not self._begin() or self._reading is None or self._slot is None:
             return None
+        if self._session is None and any(sequence.prefilling for sequence in beside):
+            return None
+        if not (most := room(len(beside), self._reading.next_length)):
+            return None
         self._steps = 0
-        return Piece(self._slot, self._reading.next(), wants_logits=False)
+        return Piece(self._slot, self._reading.next(most), wants_logits=False)
 
     def keep(self) -> None:
         """After the step of such a piece."""
-        if self._reading is not None and self._slot is not None:
-            self._cache.note(self._reading, partial(self._pool.save, self._slot))
-            if not self._reading.left:
-                self.give_way()
+        if self._reading is None or self._slot is None:
+            return
+        save = partial(self._pool.save, self._slot)
+        self._cache.note(self._reading, save)
+        if not self._reading.left:
+            if self._session is not None and self._sessions is not None:
+                self._sessions.keep(self._session, self._reading, save())
+            self._release()
+            if self._owed:
+                self._begin()
 
     def give_way(self) -> None:
         """Somebody else needs the slot: what is being read is given up, but for what was kept of it."""
-        if self._slot is not None:
-            self._pool.give_back(self._slot)
-        self._reading, self._slot = None, None
+        if self._session is None:
+            self._release()
+
+    def settle(self, run: Callable[[Items[Piece]], Any]) -> None:
+        """Read now what is owed to sessions, where there are slots for it; the rest is given up."""
+        self._waiting.clear()
+        self.give_way()
+        while self._begin() and self._reading is not None and self._slot is not None:
+            run([Piece(self._slot, self._reading.next(), wants_logits=False)])
+            self.keep()
+        self.clear()
 
     def clear(self) -> None:
         self._waiting.clear()
-        self.give_way()
+        self._owed.clear()
+        self._release()
+
+    def _release(self) -> None:
+        if self._slot is not None:
+            self._pool.give_back(self._slot)
+        self._reading = self._session = self._slot = None
 
     def _begin(self) -> bool:
         """Whether there is something to be read that nobody has read meanwhile."""
         while True:
             reading = self._reading
-            if reading is not None and self._cache.has(reading.start, reading.pieces):
-                self.give_way()
+            if reading is not None and self._session is None and self._cache.has(reading.start, reading.pieces):
+                self._release()
             elif reading is not None:
                 return True
-            if not self._waiting or not self._pool.free:
+            queue = self._owed or self._waiting
+            if not queue or not self._pool.free:
                 return False
-            self._take(self._waiting.popleft())
+            self._take(queue.popleft(), owed=queue is self._owed)
 
-    def _take(self, ended: Sequence) -> None:
+    def _take(self, ended: Sequence, *, owed: bool) -> None:
         reading = self._recollection(ended)
-        if reading is None or not reading.pieces or self._cache.has(reading.start, reading.pieces):
+        if reading is None or not reading.pieces or (not owed and self._cache.has(reading.start, reading.pieces)):
             return
-        state = self._cache.resume(reading) or ended.tuned
+        state = self._cache.resume(reading)
+        if owed and ended.session is not None and self._sessions is not None:
+            state = self._sessions.resume(ended.session, reading) or state
+        state = state or ended.tuned
         if state is None and ended.initial_state:  # it was suspended, and what it began from stayed behind
             return
-        self._reading, self._slot = reading, self._pool.take()
+        self._reading, self._session, self._slot = reading, ended.session if owed else None, self._pool.take()
         if state is not None:
             self._pool.restore(self._slot, state)

@@ -9,37 +9,63 @@ import torch
 from torch import Tensor
 
 from cortexd.errors import LoadFailed
-from cortexd.rwkv.batch import Batch, Piece
+from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.checkpoint import ReportBytes
+from cortexd.rwkv.native import NativeRwkv7
 from cortexd.rwkv.rows import least_rows
 from cortexd.rwkv.state import StatePool
 from cortexd.rwkv.v7 import Rwkv7
 from cortexd.rwkv.weights import Weights, open_weights, weights_identity
 from cortexd.rwkv.weights_cache import WeightsCache
+from cortexd_kernels.native.library import Native, open_native
+from cortexd_kernels.native.model import HEAD_SIZE
+from cortexd_kernels.native.threads import Threads
 
 
 class Runner:
-    """Opens the checkpoint at `path` with room for `slots` sequences; raises LoadFailed with one sentence."""
+    """Opens the checkpoint at `path` with room for `slots` sequences; raises LoadFailed with one sentence.
+
+    Computes in `native` kernels, those of this machine if it is None; where they are absent, in PyTorch. `threads` is what a call
+    computes with, None where that is PyTorch's affair.
+    """
 
     def __init__(
-        self, path: str, strategy: str, slots: int, report: ReportBytes, cache: WeightsCache | None = None
+        self,
+        path: str,
+        strategy: str,
+        slots: int,
+        report: ReportBytes,
+        cache: WeightsCache | None = None,
+        native: Native | None = None,
     ) -> None:
+        native = native or open_native()
+        self.threads = Threads(native, torch.get_num_threads()) if native.library is not None else None
+        self.arithmetic = native.build or f"torch {torch.__version__}"
         self._path = Path(path)
         self._strategy = strategy
         self._cache = cache
         self.identity = weights_identity(self._path)
-        weights = open_weights(self._path, strategy, cache, report)
+        weights = self._open(report)
         self.shape, self.strategy, self.weight_bytes = weights.shape, weights.strategy, weights.bytes
         self.pool = StatePool(self.shape, slots)
-        self.model: Rwkv7 | None = None
+        self.model: NativeRwkv7 | Rwkv7 | None = None
         self._begin(weights)
 
     def run(self, pieces: Sequence[Piece]) -> tuple[Tensor, list[int]]:
         """One step: logits `[rows, V]` in fp32, and for each row the index of the piece it follows."""
         assert self.model is not None, "a parked model computes nothing"
-        with torch.inference_mode():
-            batch = Batch(pieces)
-            return self.model.forward(batch, self.pool), batch.wanted_pieces
+        return self.model.step(pieces, self.pool)
+
+    @property
+    def exact_cuts(self) -> bool:
+        """Whether a prompt has the same state to the last bit however it is cut."""
+        return self.model is not None and self.model.exact_cuts
+
+    def compute_with(self, threads: int) -> None:
+        """From the next step on."""
+        torch.set_num_threads(threads)
+        if self.threads is not None:
+            self.threads.count = threads
 
     def park(self) -> None:
         """Hold neither weights nor states: what was mapped is page cache from now on, and the kernel's to take."""
@@ -51,13 +77,24 @@ class Runner:
         """The end of `park`; raises LoadFailed."""
         if weights_identity(self._path) != self.identity:
             raise LoadFailed(f"{self._path.name} has changed on the disk since it was loaded; ask again.")
-        weights = open_weights(self._path, self._strategy, self._cache, report)
+        weights = self._open(report)
         self.pool.regain()
         self._begin(weights)
 
+    def _open(self, report: ReportBytes) -> Weights:
+        weights = open_weights(self._path, self._strategy, self._cache, report, native=self.threads is not None)
+        if weights.shape.head_size != HEAD_SIZE:
+            raise LoadFailed(
+                f"{self._path.name} has heads of {weights.shape.head_size} channels; RWKV-7 models have {HEAD_SIZE}."
+            )
+        return weights
+
     def _begin(self, weights: Weights) -> None:
-        self.model = Rwkv7(weights.tensors, self.shape)
-        least_rows(self.strategy.dtype, torch.get_num_threads())
+        if self.threads is not None:
+            self.model = NativeRwkv7(weights.tensors, self.threads)
+        else:
+            self.model = Rwkv7(weights.tensors, self.shape)
+            least_rows(self.strategy.dtype, torch.get_num_threads())
         if not weights.trusted:
             _give_back_freed()
             self._probe()

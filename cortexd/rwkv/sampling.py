@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -52,14 +52,23 @@ class SamplerState:
         bits = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) >> 11
         return (bits | 1) * 2.0**-53
 
-    def adjust(self, logits: Tensor) -> None:
-        """Adds biases to `logits` `[V]` and takes off presence + count x frequency, in place."""
+    def additions(
+        self,
+    ) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.float64]]]:
+        """Ids, and what is added to the logit of each, one after the other: biases, and -(presence + count x frequency)."""
         s = self.sampling
-        if s.logit_bias:
-            _add(logits, s.logit_bias.keys(), np.fromiter(s.logit_bias.values(), np.float64))
-        if self.occurrences:
-            counts = np.fromiter(self.occurrences.values(), np.float64)
-            _add(logits, self.occurrences.keys(), -(s.presence_penalty + counts * s.frequency_penalty))
+        # numpy reads dictionaries ten times as fast as torch reads lists.
+        counts = np.fromiter(self.occurrences.values(), np.float64)
+        bias = np.fromiter(s.logit_bias.values(), np.float64)
+        ids = np.fromiter((*s.logit_bias, *self.occurrences), np.int64)
+        return ids, np.concatenate((bias, -(s.presence_penalty + counts * s.frequency_penalty)))
+
+    def adjust(self, logits: Tensor) -> None:
+        """Makes these additions to `logits` `[V]`, in place."""
+        ids, added = self.additions()
+        if len(ids):
+            values = torch.as_tensor(added, device=logits.device, dtype=logits.dtype)
+            logits.index_add_(0, torch.as_tensor(ids, device=logits.device), values)
 
     def advance(self, token: int) -> None:
         """Takes note of the token that was drawn."""
@@ -238,9 +247,3 @@ def _first_largest(x: Tensor) -> int:
     folded = x.view(_ROWS, -1)
     row = int(folded.amax(1).argmax())
     return row * folded.shape[1] + int(folded[row].argmax())
-
-
-def _add(logits: Tensor, ids: Iterable[int], values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
-    # By way of numpy, which reads dictionaries ten times as fast as torch reads lists.
-    index = torch.as_tensor(np.fromiter(ids, np.int64), device=logits.device)
-    logits.index_add_(0, index, torch.as_tensor(values, device=logits.device, dtype=logits.dtype))

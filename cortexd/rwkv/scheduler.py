@@ -1,23 +1,43 @@
 """Who takes part in the next step."""
 
-from collections import deque
+from bisect import insort
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import count
 
+from cortexd.rwkv.pace import Pace
 from cortexd.rwkv.prefix_cache import PrefixCache
 from cortexd.rwkv.sequence import Sequence
+from cortexd.rwkv.sessions import Sessions
 from cortexd.rwkv.state import SavedState, StatePool
 
 
 class Scheduler:
-    """Two queues: sequences that wait for a slot, and those that hold one. A sequence joins and leaves between any two steps."""
+    """Two queues: sequences that wait for a slot, and those that hold one. A sequence joins and leaves between any two steps.
 
-    def __init__(self, pool: StatePool, prefill_budget: int, cache: PrefixCache[SavedState] | None = None) -> None:
+    Who has the higher priority gets a slot first, then who came first; where none is free, a sequence of lower priority has its
+    state set aside and waits again.
+    """
+
+    def __init__(
+        self,
+        pool: StatePool,
+        prefill_budget: int,
+        cache: PrefixCache[SavedState] | None = None,
+        *,
+        sessions: Sessions | None = None,
+        target: float = 0.0,
+        exact: bool = False,
+    ) -> None:
+        """What is meant by the last two, `Pace` says."""
+        self.pace = Pace(target, prefill_budget, exact=exact)
         self._pool = pool
         self._cache = cache or PrefixCache()
-        self._prefill_budget = prefill_budget  # tokens
-        self._waiting: deque[Sequence] = deque()
+        self._sessions = sessions
+        self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
+        self._arrivals = count()
+        self._shortest_first = True
 
     @property
     def waiting(self) -> int:
@@ -28,24 +48,22 @@ class Scheduler:
         return len(self._running)
 
     def add(self, sequence: Sequence) -> None:
-        self._waiting.append(sequence)
+        sequence.arrival = next(self._arrivals)
+        insort(self._waiting, sequence, key=_rank)
 
     def schedule(self) -> list[Sequence]:
-        """Every decoding sequence, and prompt pieces in order of arrival up to the budget, but at least one."""
-        while self._waiting and self._pool.free:
-            sequence = self._waiting.popleft()
-            sequence.slot = self._pool.take()
-            begun = self._cache.resume(sequence.reading) if not sequence.reading.done else None
-            if (state := begun or sequence.state) is not None:
-                self._pool.restore(sequence.slot, state)
-            sequence.state = None
-            self._running.append(sequence)
+        """Every decoding sequence, and as much of prompts as there is room for beside them."""
+        while self._waiting and (self._pool.free or self._make_way(self._waiting[0].priority)):
+            self._admit(self._waiting.pop(0))
         chosen = [sequence for sequence in self._running if not sequence.prefilling]
-        left = self._prefill_budget
-        for sequence in self._running:
-            if sequence.prefilling and (left == self._prefill_budget or sequence.next_length <= left):
+        prompts = self._prompts_in_turn()
+        left = self.pace.room(len(chosen), prompts[0].next_length) if prompts else 0
+        self._shortest_first ^= left > 0
+        for sequence in prompts:
+            sequence.share = min(sequence.next_length, left) if self.pace.exact else sequence.next_length
+            if 0 < sequence.share <= left:
                 chosen.append(sequence)
-                left -= sequence.next_length
+                left -= sequence.share
         return chosen
 
     def keep(self, chosen: Iterable[Sequence]) -> None:
@@ -55,7 +73,7 @@ class Scheduler:
                 self._cache.note(sequence.reading, partial(self._pool.save, slot))
 
     def finish(self, sequence: Sequence) -> None:
-        """The only place where a sequence that holds a slot ends."""
+        """The only place where a sequence loses its slot."""
         assert sequence.slot is not None
         self._running.remove(sequence)
         self._pool.give_back(sequence.slot)
@@ -88,6 +106,44 @@ class Scheduler:
         self._pool.check()
         assert self._pool.free == self._pool.slots, "a slot is held by nobody"
 
+    def _admit(self, sequence: Sequence) -> None:
+        sequence.slot = self._pool.take()
+        begun = self._find(sequence) if sequence.reading.fresh else None
+        if (state := begun or sequence.state) is not None:
+            self._pool.restore(sequence.slot, state)
+        sequence.state = None
+        self._running.append(sequence)
+
+    def _find(self, sequence: Sequence) -> SavedState | None:
+        """The state after the longest beginning of its prompt that is known, behind which it goes on."""
+        found = self._cache.resume(sequence.reading)
+        if sequence.session is not None and self._sessions is not None:
+            found = self._sessions.resume(sequence.session, sequence.reading) or found
+        return found
+
+    def _make_way(self, priority: int) -> bool:
+        """Whether there is a slot now: of those of lower priority, who has come last gives up its own."""
+        last = max(self._running, key=_rank, default=None)
+        if last is None or last.slot is None or last.priority >= priority:
+            return False
+        last.state = self._pool.save(last.slot)
+        self.finish(last)
+        insort(self._waiting, last, key=_rank)
+        return True
+
+    def _prompts_in_turn(self) -> list[Sequence]:
+        """In every other step that reads prompts the shortest goes first, so that it waits for no long one; in those between, who
+        has come first, so that no long one waits for ever.
+        """
+        prompts = [sequence for sequence in self._running if sequence.prefilling]
+        if self._shortest_first:
+            return sorted(prompts, key=lambda sequence: (-sequence.priority, sequence.reading.length, sequence.arrival))
+        return sorted(prompts, key=lambda sequence: sequence.arrival)
+
     def _all(self) -> Iterator[Sequence]:
         yield from tuple(self._running)
         yield from tuple(self._waiting)
+
+
+def _rank(sequence: Sequence) -> tuple[int, int]:
+    return -sequence.priority, sequence.arrival

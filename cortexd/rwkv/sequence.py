@@ -4,13 +4,14 @@ from collections.abc import Sequence as Items
 
 import msgspec
 
-from cortexd.rwkv.batch import Piece
+from cortexd.rwkv.batch import PIECE, Piece
 from cortexd.rwkv.prompt import ReplyParser, SavedReply
 from cortexd.rwkv.reading import Reading, start_of
 from cortexd.rwkv.sampling import SamplerState, SavedSampler
 from cortexd.rwkv.state import SavedState
 from cortexd.rwkv.stops import SavedStops, StopMatcher
 from cortexd.rwkv.tokenizer import TextDecoder, Tokenizer
+from cortexd.session_files import SessionKey
 from cortexd.wire import Delta, Finish, Prompt, Usage
 
 
@@ -32,6 +33,8 @@ class SavedSequence(msgspec.Struct, frozen=True, kw_only=True):
     reasoned: int
     state: bytes
     initial_state: str
+    priority: int = 0
+    session: SessionKey | None = None
 
 
 class Sequence:
@@ -52,6 +55,8 @@ class Sequence:
         tenant: str = "",
         initial_state: str = "",
         state: SavedState | None = None,
+        priority: int = 0,
+        session: SessionKey | None = None,
     ) -> None:
         """`asked` is what `prompt` was made of, for the next turn; None: there will be none. `initial_state` is the SHA-256 of the
         tuned state it began from, "" for none; `state` where it goes on.
@@ -59,7 +64,11 @@ class Sequence:
         self.id = id
         self.prompt_tokens = len(prompt)
         self.sampler = sampler
+        self.priority = priority  # the higher, the sooner
+        self.session = session
+        self.arrival = 0  # the lower, the earlier
         self.slot: int | None = None
+        self.share = PIECE  # most tokens of its prompt in the next step
         self.initial_state = initial_state
         self.state = state  # until it has a slot
         self.tuned = state if initial_state else None
@@ -91,6 +100,8 @@ class Sequence:
             asked=saved.asked,
             initial_state=saved.initial_state,
             state=state,
+            priority=saved.priority,
+            session=saved.session,
         )
         sequence.tuned = None
         sequence.prompt_tokens = saved.prompt_tokens
@@ -120,6 +131,8 @@ class Sequence:
             reasoned=self._reasoned,
             state=state,
             initial_state=self.initial_state,
+            priority=self.priority,
+            session=self.session,
         )
 
     @property
@@ -136,11 +149,11 @@ class Sequence:
         return self.reading.next_length if self.reading.left else 1
 
     def next_piece(self) -> Piece:
-        """The tokens of the next step: a piece of the prompt, or the token drawn last."""
+        """The tokens of the next step: its share of the prompt, or the token drawn last."""
         assert self.slot is not None, "only an admitted sequence takes part in a step"
         if not self.reading.left:
             return Piece(self.slot, (self._last,))
-        tokens = self.reading.next()
+        tokens = self.reading.next(self.share)
         return Piece(self.slot, tokens, wants_logits=not self.reading.left)
 
     def accept(self, token: int) -> Delta | None:

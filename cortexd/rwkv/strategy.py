@@ -7,34 +7,50 @@ import torch
 from cortexd.errors import LoadFailed
 from cortexd.wire import STRATEGIES, one_of
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_NATIVE_ONLY = (torch.float16, torch.int8)
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """Large matrices are kept and multiplied in `dtype`; everything else, and every state, is fp32."""
+    """Large matrices are kept as `dtype`; everything else, every state and, in native kernels, all arithmetic is fp32."""
 
     device: str
     dtype: torch.dtype
 
     def is_stored_as(self, dtype: str) -> bool:
-        """Whether a header's `dtype` is what is computed in."""
-        return {"F32": torch.float32, "BF16": torch.bfloat16}.get(dtype) is self.dtype
+        """Whether a header's `dtype` is what is computed with."""
+        return _STORED.get(dtype) is self.dtype
 
     def __str__(self) -> str:
-        return f"{self.device} {'bf16' if self.dtype is torch.bfloat16 else 'fp32'}"
+        return f"{self.device} {_NAMES[self.dtype]}"
 
 
-def parse_strategy(text: str, stored: str) -> Strategy:
-    """The strategy a model is configured with.
+def parse_strategy(text: str, stored: str, *, native: bool) -> Strategy:
+    """The strategy a model is configured with; raises LoadFailed where this machine cannot run it.
 
-    `auto` keeps bf16 weights as they are stored where the processor has AVX-512. Elsewhere bf16 products are emulated, and slower
-    than fp32 on prompts by more than twice (measured), so that everything is computed in fp32.
+    `auto` computes with 16-bit weights as they are stored: `native` kernels are limited by the bytes they read. Without them that
+    is so where the processor has AVX-512: elsewhere bf16 products are emulated, and on prompts slower than fp32 by more than twice
+    (measured).
     """
     if text == "auto":
-        fast = stored == "BF16" and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        return Strategy("cpu", torch.bfloat16 if fast else torch.float32)
-    device, _, dtype = text.partition(" ")
-    if device == "cpu" and dtype in _DTYPES:
-        return Strategy(device, _DTYPES[dtype])
-    raise LoadFailed(f"The strategy {text!r} is not one this version can run: use {one_of(STRATEGIES)}.")
+        fast = torch.backends.cpu.get_cpu_capability().startswith("AVX512") and stored == "BF16"
+        dtype = _STORED.get(stored) if native or fast else None
+        return Strategy("cpu", dtype or torch.float32)
+    device, _, name = text.partition(" ")
+    if device != "cpu" or name not in _DTYPES:
+        raise LoadFailed(f"The strategy {text!r} is not one this version can run: use {one_of(STRATEGIES)}.")
+    if _DTYPES[name] in _NATIVE_ONLY and not native:
+        raise LoadFailed(
+            f"The strategy {text!r} needs the native kernels, which are not there: install a C++ compiler (g++ or clang++), "
+            "or use 'auto'."
+        )
+    return Strategy(device, _DTYPES[name])
+
+
+def candidates(text: str) -> list[torch.dtype]:
+    """What a strategy may turn out to be, before one knows how the weights are stored."""
+    _, _, name = text.partition(" ")
+    return [_DTYPES[name]] if name in _DTYPES else list(_STORED.values())

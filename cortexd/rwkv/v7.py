@@ -1,15 +1,16 @@
 """RWKV-7 (x070), after the formulas of the paper and of the official implementation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from cortexd.checkpoints.shape import ModelShape
-from cortexd.rwkv.batch import Batch
+from cortexd.rwkv.batch import Batch, Piece
 from cortexd.rwkv.layers import Linear, LowRank
 from cortexd.rwkv.state import StatePool
 from cortexd_kernels import reference as ops
+from cortexd_kernels.native.layout import COLUMNS
 
 Weights = Mapping[str, Tensor]  # by the names that `prepare` gives them
 CHUNK = 32  # tokens: the fastest form of the chunked recurrence on the CPU
@@ -76,7 +77,7 @@ class ChannelMix:
         self.layer = layer
         self.ln_weight, self.ln_bias = weights[f"{block}ln2.weight"], weights[f"{block}ln2.bias"]
         self.mix = weights[f"{block}ffn.x_k"]
-        self.key, self.value = Linear(weights[f"{block}ffn.key.weight"]), Linear(weights[f"{block}ffn.value.weight"])
+        self.key, self.value = Linear(weights[f"{block}ffn.key.weight"]), Linear(weights[f"{block}{COLUMNS}"].t())
 
     def __call__(self, x: Tensor, batch: Batch, pool: StatePool) -> Tensor:
         h = ops.layer_norm(x, self.ln_weight, self.ln_bias)
@@ -87,12 +88,20 @@ class ChannelMix:
 class Rwkv7:
     """The whole model, of the tensors that `prepare` gives."""
 
+    exact_cuts = False  # a prompt cut elsewhere has other last bits
+
     def __init__(self, weights: Weights, shape: ModelShape) -> None:
         self.embedding = weights["emb.weight"]
         self.ln0_weight, self.ln0_bias = weights["blocks.0.ln0.weight"], weights["blocks.0.ln0.bias"]
         self.layers = [(TimeMix(weights, shape, i), ChannelMix(weights, i)) for i in range(shape.layers)]
         self.out_weight, self.out_bias = weights["ln_out.weight"], weights["ln_out.bias"]
         self.head = Linear(weights["head.weight"])
+
+    @torch.inference_mode()
+    def step(self, pieces: Sequence[Piece], pool: StatePool) -> tuple[Tensor, list[int]]:
+        """Logits `[rows, V]` in fp32, and for each row the index of the piece it follows."""
+        batch = Batch(pieces)
+        return self.forward(batch, pool), batch.wanted_pieces
 
     def forward(self, batch: Batch, pool: StatePool) -> Tensor:
         """Logits `[len(batch.wanted), V]` in fp32; the slots of the batch hold the states after its last tokens."""

@@ -11,7 +11,7 @@ from cortexd.checkpoints.shape import ModelShape
 from cortexd.rwkv.checkpoint import Checkpoint, ReportBytes
 from cortexd.rwkv.kept_weights import KeptWeights
 from cortexd.rwkv.prepare import prepare
-from cortexd.rwkv.strategy import Strategy, parse_strategy
+from cortexd.rwkv.strategy import Strategy, candidates, parse_strategy
 from cortexd.rwkv.weights_cache import WeightsCache
 
 
@@ -30,10 +30,12 @@ class Weights:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
-def open_weights(path: Path, strategy: str, cache: WeightsCache | None, report: ReportBytes) -> Weights:
-    """Raises LoadFailed with one sentence; `report` is told bytes done and in all."""
+def open_weights(
+    path: Path, strategy: str, cache: WeightsCache | None, report: ReportBytes, *, native: bool = True
+) -> Weights:
+    """For `native` kernels or for PyTorch; raises LoadFailed with one sentence. `report` is told bytes done and in all."""
     identity = weights_identity(path)
-    if cache is not None and (found := _find(cache, identity, strategy)) is not None:
+    if cache is not None and (found := _find(cache, identity, strategy, native)) is not None:
         kept, chosen = found
         try:
             kept.read_in(report)
@@ -41,7 +43,7 @@ def open_weights(path: Path, strategy: str, cache: WeightsCache | None, report: 
         except OSError:  # the disk does not give it back: convert once more
             pass
     checkpoint = Checkpoint(str(path), report)
-    chosen = parse_strategy(strategy, checkpoint.shape.dtype)
+    chosen = parse_strategy(strategy, checkpoint.shape.dtype, native=native)
     with torch.inference_mode():
         if cache is not None:
             made = prepare(checkpoint, chosen.dtype)
@@ -62,14 +64,15 @@ def weights_identity(path: Path) -> str:
 
 
 def _to_be_kept(shape: ModelShape, chosen: Strategy) -> int:
-    """About how many bytes; where the file has the right numbers, it holds nearly all itself."""
-    return 0 if chosen.is_stored_as(shape.dtype) else shape.parameters * chosen.dtype.itemsize
+    """About how many bytes; where the file has the right numbers, all but a turned matrix lies there as it should."""
+    turned = shape.layers * shape.width * shape.ffn_width
+    return (turned if chosen.is_stored_as(shape.dtype) else shape.parameters) * chosen.dtype.itemsize
 
 
-def _find(cache: WeightsCache, identity: str, strategy: str) -> tuple[KeptWeights, Strategy] | None:
+def _find(cache: WeightsCache, identity: str, strategy: str, native: bool) -> tuple[KeptWeights, Strategy] | None:
     """What `auto` means depends on how the weights are stored, and a kept file knows that without the checkpoint."""
-    for dtype in (torch.bfloat16, torch.float32):
+    for dtype in candidates(strategy):
         kept = cache.find(identity, dtype)
-        if kept is not None and (chosen := parse_strategy(strategy, kept.shape.dtype)).dtype is dtype:
+        if kept is not None and (chosen := parse_strategy(strategy, kept.shape.dtype, native=native)).dtype is dtype:
             return kept, chosen
     return None

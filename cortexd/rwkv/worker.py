@@ -13,15 +13,16 @@ import torch
 
 from cortexd import wire
 from cortexd.errors import CortexdError
+from cortexd.rwkv.drawing import Drawing
 from cortexd.rwkv.intake import Intake
 from cortexd.rwkv.prefix_cache import PrefixCache
 from cortexd.rwkv.prepare import FORMAT
 from cortexd.rwkv.prompt import template_for
 from cortexd.rwkv.recollections import Recollections
 from cortexd.rwkv.runner import Runner
-from cortexd.rwkv.sampling import BrokenLogits, sample
 from cortexd.rwkv.scheduler import Scheduler
 from cortexd.rwkv.sequence import SavedSequence, Sequence
+from cortexd.rwkv.sessions import Sessions
 from cortexd.rwkv.state_files import StateFiles
 from cortexd.rwkv.tokenizer import tokenizer_for
 from cortexd.rwkv.weights_cache import WeightsCache
@@ -73,6 +74,7 @@ class Worker:
 
     def __init__(self, sock: socket.socket, inbox: Inbox, load: wire.Load) -> None:
         self._sock = sock
+        self._sending = threading.Lock()
         self._inbox = inbox
         self._running = True
         self._next_report = 0.0
@@ -83,12 +85,20 @@ class Worker:
         shape = self.runner.shape
         self._tokenizer = tokenizer = tokenizer_for(shape.vocabulary)
         template = template_for(load.template, Path(load.path).stem)
-        self._banned = torch.tensor(tokenizer.banned, dtype=torch.int64)
+        self._drawing = Drawing(tokenizer.banned, self.runner.threads)
         self._intake = Intake(shape, tokenizer, template, load.context)
         self._kept = PrefixCache(self._state_files(load.states) if load.states else None)
-        self._kept.limit(load.kept)
-        self._scheduler = Scheduler(self.runner.pool, load.prefill_budget, self._kept)
-        self._recollections = Recollections(self.runner.pool, self._kept, self._intake.recollection)
+        self._sessions = self._open_sessions(load) if load.sessions else None
+        self._limit(load.kept)
+        self._scheduler = Scheduler(
+            self.runner.pool,
+            load.prefill_budget,
+            self._kept,
+            sessions=self._sessions,
+            target=load.step_target,
+            exact=self.runner.exact_cuts,
+        )
+        self._recollections = Recollections(self.runner.pool, self._kept, self._intake.recollection, self._sessions)
         self.facts = wire.Loaded(
             version=shape.version,
             layers=shape.layers,
@@ -110,14 +120,31 @@ class Worker:
             for command in self._inbox.take(wait=idle and not self._rejected):
                 self.obey(command)
             if not self._running:
-                self._kept.close()
+                self._close()
                 return
             self.step()
 
-    def _state_files(self, directory: str) -> StateFiles:
+    def _close(self) -> None:
+        self._recollections.settle(self.runner.run)
+        self._kept.close()
+        if self._sessions is not None:
+            self._sessions.close()
+
+    @property
+    def _identity(self) -> str:
         """Of this model in this arithmetic: states of another would be no worse, but another's answers."""
-        identity = f"{FORMAT}/{self.runner.identity}/{self.runner.strategy}/{torch.__version__}"
-        return StateFiles(Path(directory), identity, self.runner.pool.unpack)
+        return f"{FORMAT}/{self.runner.identity}/{self.runner.strategy}/{self.runner.arithmetic}"
+
+    def _state_files(self, directory: str) -> StateFiles:
+        return StateFiles(Path(directory), self._identity, self.runner.pool.unpack)
+
+    def _open_sessions(self, load: wire.Load) -> Sessions:
+        return Sessions(Path(load.sessions), self._identity, load.model, self.runner.pool.unpack, self._send)
+
+    def _limit(self, limits: wire.CacheLimits) -> None:
+        self._kept.limit(limits)
+        if self._sessions is not None:
+            self._sessions.on = limits.enabled and limits.sessions > 0
 
     def obey(self, command: wire.Command) -> None:
         match command:
@@ -131,14 +158,16 @@ class Worker:
             case wire.Ping(nonce):
                 self._send(wire.Pong(nonce, self._scheduler.running, self._scheduler.waiting))
             case wire.Threads(count):
-                torch.set_num_threads(count)
+                self.runner.compute_with(count)
+            case wire.StepTarget(seconds):
+                self._scheduler.pace.target = seconds
             case wire.CacheLimits():
-                self._kept.limit(command)
+                self._limit(command)
             case wire.ForgetStates():
                 self._recollections.clear()
                 self._kept.forget()
             case wire.Park():
-                self._recollections.clear()
+                self._recollections.settle(self.runner.run)
                 self._scheduler.check_idle()
                 self._kept.release()
                 self.runner.park()
@@ -157,21 +186,25 @@ class Worker:
                 raise RuntimeError("a worker loads one model in its life")
 
     def step(self) -> None:
+        began = monotonic()
         deltas: list[wire.Delta] = []
         if self._scheduler.waiting and not self.runner.pool.free:
             self._recollections.give_way()
         chosen = self._scheduler.schedule()
-        recalled = self._recollections.next_piece(beside=chosen)
+        recalled = self._recollections.next_piece(chosen, self._scheduler.pace.room)
         if chosen or recalled is not None:
             pieces = [sequence.next_piece() for sequence in chosen]
-            logits, rows = self.runner.run(pieces if recalled is None else [*pieces, recalled])
+            pieces += [] if recalled is None else [recalled]
+            logits, rows = self.runner.run(pieces)
             self._scheduler.keep(chosen)
             if recalled is not None:
                 self._recollections.keep()
             drawing = [chosen[row] for row in rows]
-            for i, sequence in enumerate(drawing):
-                if (delta := self._draw(sequence, logits[i : i + 1])) is not None:
+            tokens = self._drawing.draw(logits, [sequence.sampler for sequence in drawing])
+            for sequence, token in zip(drawing, tokens, strict=True):
+                if (delta := self._accept(sequence, token)) is not None:
                     deltas.append(delta)
+            self._scheduler.pace.note(pieces, monotonic() - began)
         self._tell(deltas)
 
     def _tell(self, deltas: list[wire.Delta]) -> None:
@@ -200,10 +233,8 @@ class Worker:
             message = f"The answer cannot be gone on with: what was saved of it is damaged ({error})."
             self._rejected.append(wire.Rejected(adopt.id, message, code="model_error"))
 
-    def _draw(self, sequence: Sequence, logits: torch.Tensor) -> wire.Delta | None:
-        try:
-            (token,) = sample(logits, [sequence.sampler], self._banned)
-        except BrokenLogits:
+    def _accept(self, sequence: Sequence, token: int | None) -> wire.Delta | None:
+        if token is None:
             self._scheduler.finish(sequence)
             message = "The model computed no finite numbers for this prompt; its weights may be damaged."
             self._rejected.append(wire.Rejected(sequence.id, message, code="model_error"))
@@ -215,7 +246,9 @@ class Worker:
         return delta
 
     def _send(self, report: wire.Report) -> None:
-        self._sock.sendall(wire.encode(report))
+        """From any thread."""
+        with self._sending:
+            self._sock.sendall(wire.encode(report))
 
     def _report_progress(self, done: int, total: int) -> None:
         now = monotonic()

@@ -3,9 +3,6 @@
 import contextlib
 from pathlib import Path
 
-from sqlalchemy import Connection, create_engine, event
-from sqlalchemy.pool import NullPool
-
 from cortexd.errors import StoreFailed
 from cortexd.store.failures import store_errors
 from cortexd.store.file import connect
@@ -50,15 +47,17 @@ def version_of(path: Path) -> str | None:
 def _upgrade(path: Path, migrations: Path) -> None:
     from alembic import command
     from alembic.config import Config
+    from sqlalchemy import Connection, create_engine, event
+    from sqlalchemy.pool import NullPool
 
     config = Config()
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     engine = create_engine("sqlite://", creator=lambda: connect(path), poolclass=NullPool)
-    event.listen(engine, "begin", _begin_immediate)
+
+    @event.listens_for(engine, "begin")
+    def begin_immediate(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-
-
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -170,8 +170,8 @@ def test_what_asks_for_nothing_is_accepted_and_not_called_ignored() -> None:
 
 
 def test_fields_that_nobody_knows_are_ignored_and_named() -> None:
-    _, ignored = chat(json.dumps(chat_body(ignore_eos=True, store=False, priority={"deep": [1]})).encode())
-    assert ignored == ["ignore_eos", "store", "priority"]
+    _, ignored = chat(json.dumps(chat_body(ignore_eos=True, store=False, wishes={"deep": [1]})).encode())
+    assert ignored == ["ignore_eos", "store", "wishes"]
 
 
 def test_prompts_come_in_four_shapes() -> None:

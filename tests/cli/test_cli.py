@@ -1,6 +1,7 @@
 """The command line as a person meets it: in processes of its own."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,6 @@ from tests.end_to_end.conftest import Start, running_daemon
 
 
 def cortexd(*arguments: str, piped: str | None = "", **environment: str) -> "subprocess.CompletedProcess[str]":
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", "cortexd", *arguments],
         input=piped,
@@ -96,6 +95,17 @@ def test_a_mistake_in_the_configuration_is_one_sentence_and_exit_2(tmp_path: Pat
     assert done.stderr == f"cortexd: {file}:2: server.prot is not a setting; did you mean server.port?\n"
 
 
-def test_listing_does_not_pay_for_the_server_or_torch():
-    program = "import sys, cortexd.cli.models; print(any(m in sys.modules for m in ('torch', 'uvicorn', 'starlette')))"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("list",), ("config", "show"), ("simulate", "--generate", "bursty")]
+)
+def test_what_starts_no_daemon_does_not_pay_for_one(arguments: tuple[str, ...], tmp_path: Path):
+    program = """
+import atexit, sys
+from cortexd.cli.main import run
+heavy = {"torch", "numpy", "uvicorn", "starlette", "sqlalchemy", "alembic", "structlog", "uvloop"}
+atexit.register(lambda: print("\\n", sorted(heavy & sys.modules.keys()), file=sys.stderr))
+run()
+"""
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path), "CORTEXD_MODELS__DIRECTORIES": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, " []")

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import uvloop  # pyright: ignore[reportUnusedImport]  # noqa: F401 - imported before the forks
 
 from cortexd.cli import main as program
-from cortexd.cli import serve  # pyright: ignore[reportUnusedImport]  # noqa: F401 - imported before the forks
+from cortexd.cli import serve, server  # pyright: ignore[reportUnusedImport]  # noqa: F401 - imported before the forks
 from tests.end_to_end.configuration_ledger import Ledger, patch_of
 
 CLIENTS = 3

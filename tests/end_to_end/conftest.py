@@ -14,6 +14,8 @@ import httpx
 import psutil
 import pytest
 
+from tests.new_database import new_database
+
 Start = Callable[..., AbstractAsyncContextManager["RunningDaemon"]]
 
 
@@ -39,7 +41,7 @@ class RunningDaemon:
     async def until(self, model: str, *states: str) -> None:
         async with asyncio.timeout(30):
             while await self.state(model) not in states:
-                pass
+                await pause()
 
     async def ledger(self) -> dict[str, int]:
         """Bytes of the host that models hold, are about to hold, or have not given back."""
@@ -53,7 +55,7 @@ class RunningDaemon:
         """The process of this model, as soon as it has one."""
         async with asyncio.timeout(20):
             while not (pids := (await self.client.get(f"/admin/models/{model}")).json()["status"]["pids"]):
-                pass
+                await pause()
         return psutil.Process(pids[0])
 
     def processes(self) -> list[psutil.Process]:
@@ -61,13 +63,25 @@ class RunningDaemon:
         return psutil.Process(self.process.pid).children(recursive=True)
 
 
+async def pause() -> None:
+    """Between two looks: whoever looks all the time takes the processor from what he waits for."""
+    await asyncio.sleep(0.02)
+
+
 @contextlib.asynccontextmanager
 async def running_daemon(models: Path, home: Path | None = None, **environment: str) -> AsyncGenerator[RunningDaemon]:
-    """`home` holds what it keeps beyond its life; its own, and gone with it, unless given."""
+    """`home` holds what it keeps beyond its life; its own, with a new database, and gone with it, unless given."""
     with contextlib.ExitStack() as stack:
-        folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cortexd-")))
+        folder = home or _home(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cortexd-"))))
         async with _running(models, {**environment, **_places(folder)}) as daemon:
             yield daemon
+
+
+def _home(folder: Path) -> Path:
+    data = folder / "XDG_DATA_HOME" / "cortexd"
+    data.mkdir(mode=0o700, parents=True)
+    (data / "cortexd.db").write_bytes(new_database())
+    return folder
 
 
 def _places(home: Path) -> dict[str, str]:

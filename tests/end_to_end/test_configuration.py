@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.checkpoint_files import tiny_state_dict, write_pth
-from tests.end_to_end.conftest import RunningDaemon, Start
+from tests.end_to_end.conftest import RunningDaemon, Start, pause
 from tests.end_to_end.test_residency import complete, make_models, streaming
 
 CONFIG = "/admin/config"
@@ -32,7 +32,7 @@ async def version(daemon: RunningDaemon) -> int:
 async def until_version(daemon: RunningDaemon, wanted: int) -> None:
     async with asyncio.timeout(20):
         while await version(daemon) < wanted:
-            pass
+            await pause()
 
 
 def write_broken(folder: Path) -> None:
@@ -71,7 +71,7 @@ async def test_a_bad_change_to_one_of_three_models_disturbs_neither_the_others_n
 async def _until_fallback(daemon: RunningDaemon) -> None:
     async with asyncio.timeout(30):
         while not await daemon.journal(model="goose", kind="fallback"):
-            pass
+            await pause()
 
 
 async def test_a_model_that_does_not_load_as_configured_answers_as_it_last_did_also_after_a_restart(
@@ -142,7 +142,7 @@ async def test_the_file_is_watched_and_read_again_on_sighup(start: Start, tmp_pa
         (folder / "cortexd.toml").write_text('[[model]]\nname = "goose"\nalias = ["gander"]\n')
         async with asyncio.timeout(20):
             while (told := (await daemon.client.get("/readyz")).json()["checks"]["configuration"]) == "ok":
-                pass
+                await pause()
         assert "cortexd.toml:3: model[0].alias is not a setting; did you mean model[0].aliases?" in told
         assert (await complete(daemon, "gander")).status_code == 200
         (folder / "cortexd.toml").write_text('[[model]]\nname = "goose"\naliases = ["ganter"]\n')

@@ -19,7 +19,7 @@ import pytest
 
 from cortexd.config import settings_from_document
 from cortexd.store.file import connect
-from tests.end_to_end.conftest import RunningDaemon
+from tests.end_to_end.conftest import RunningDaemon, pause
 from tests.store.histories import by, snapshots_at
 
 _ROOM = 768 << 10  # bytes of a small disk
@@ -281,5 +281,5 @@ async def test_a_database_that_is_deleted_under_the_daemon_is_told(tmp_path: Pat
         assert await daemon.max_wait() == 30
         async with asyncio.timeout(30):
             while "has been moved, deleted or replaced; restart cortexd." not in await daemon.store():
-                pass
+                await pause()
         assert (await daemon.client.get("/v1/models")).is_success

@@ -14,7 +14,7 @@ import psutil
 from openai import AsyncOpenAI
 
 from tests.checkpoint_files import tiny_state_dict, write_pth
-from tests.end_to_end.conftest import RunningDaemon, Start
+from tests.end_to_end.conftest import RunningDaemon, Start, pause
 
 ENDLESS = {"max_tokens": 30000, "logit_bias": {"0": -100}, "stream": True}
 
@@ -32,7 +32,7 @@ async def until_idle(daemon: RunningDaemon, model: str) -> float:
     start = asyncio.get_running_loop().time()
     async with asyncio.timeout(10):
         while (await daemon.models())[model]["leases"]:
-            pass
+            await pause()
     return asyncio.get_running_loop().time() - start
 
 
@@ -153,7 +153,7 @@ async def test_an_idle_model_is_unloaded_with_its_process(start: Start, tmp_path
         await daemon.chat("hello", model="tiny")
         async with asyncio.timeout(10):
             while (await daemon.models())["tiny"]["state"] != "cold":
-                pass
+                await pause()
         assert not worker.is_running()
 
 
@@ -177,7 +177,7 @@ async def test_a_taken_port_is_told_in_one_sentence(start: Start, tmp_path: Path
 
 
 async def test_the_daemon_never_imports_torch(tmp_path: Path):
-    program = "import sys, cortexd.cli.serve, cortexd.cli.run, cortexd.cli.models; sys.exit('torch' in sys.modules)"
+    program = "import sys, cortexd.cli.server, cortexd.cli.run, cortexd.cli.models; sys.exit('torch' in sys.modules)"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
     assert await process.wait() == 0
 

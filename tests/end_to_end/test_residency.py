@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from tests.checkpoint_files import tiny_state_dict, write_pth
-from tests.end_to_end.conftest import RunningDaemon, Start
+from tests.end_to_end.conftest import RunningDaemon, Start, pause
 
 # Room for one model that has not been measured yet, whatever has been measured of another.
 ONE = {
@@ -157,11 +157,11 @@ async def test_the_first_client_may_leave_and_the_last_one_is_still_served(start
         clients = [asyncio.create_task(complete(daemon, "goose")) for _ in range(3)]
         worker = await stopped_worker(daemon, "goose")
         while (await daemon.models())["goose"]["waiting"] < 3:
-            pass
+            await pause()
         for client in clients[:2]:
             client.cancel()
         while (await daemon.models())["goose"]["waiting"] > 1:
-            pass
+            await pause()
         worker.resume()
         assert (await clients[2]).status_code == 200
         assert (await daemon.models())["goose"]["incarnation"] == 1
@@ -190,7 +190,7 @@ async def test_a_worker_killed_while_it_loads_is_told_to_who_waits_and_the_next_
         assert float(answer.headers["retry-after"]) <= 2
         async with asyncio.timeout(10):
             while (await complete(daemon, "goose")).status_code != 200:
-                pass
+                await pause()
 
 
 async def test_a_worker_killed_while_it_answers_ends_the_stream_with_an_error_and_nothing_else(

@@ -8,6 +8,9 @@ from cortexd.engines.fork_server import ForkServer
 from cortexd.engines.kept_states import KeptStates
 from cortexd.engines.protocol import Generation, GenerationRequest
 from cortexd.engines.rwkv import RwkvEngine
+from cortexd.engines.sessions import Sessions
+from cortexd.engines.tempo import Tempo
+from cortexd.events import Event
 from cortexd.wire import CacheLimits, Delta, Sampling, TextPrompt
 
 NEVER_ENDING = {0: -100.0}  # id 0 ends a text
@@ -17,9 +20,13 @@ class Host:
     """Implements `cortexd.engines.protocol.EngineHost`."""
 
     prefill_budget = 256
+    queue_limit = 1024
 
     def __init__(self, fork_server: ForkServer, cache: Path | None = None) -> None:
         self.cores = Cores(1)
+        self.tempo = Tempo(0.05)
+        self.events: list[Event] = []
+        self.sessions = Sessions(cache / "sessions" if cache is not None else None, self.events.append)
         self.fork_server = fork_server
         self.cache = cache
         self.states = KeptStates(CacheLimits(), cache / "states" if cache is not None else None)

@@ -66,7 +66,7 @@ async def test_damaged_files_are_not_found_and_the_answer_is_the_same(
     text, _ = await found_by(engine)
     await engine.stop(5.0)
     files = list((tmp_path / "states").rglob("*.state"))
-    assert len(files) == 2
+    assert len(files) >= 2  # of the prompt; that of the answer may have been read by then
     for path in files:
         data = bytearray(path.read_bytes())
         data[-9] ^= 4

@@ -6,14 +6,15 @@ import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from cortexd.engines.fork_server import ForkServer
 from cortexd.engines.protocol import GenerationRequest, LoadProgress
 from cortexd.engines.rwkv import RwkvEngine
-from cortexd.errors import BadRequest, ContextExceeded, CortexdError, EngineDied, LoadFailed, ModelFault
-from cortexd.wire import ChatPrompt, Sampling, TextPrompt, TokenPrompt, Turn
+from cortexd.errors import BadRequest, ContextExceeded, CortexdError, EngineDied, LoadFailed, ModelFault, QueueFull
+from cortexd.wire import ChatPrompt, Sampling, StepTarget, TextPrompt, TokenPrompt, Turn
 from tests.checkpoint_files import tiny_state_dict, write_pth
 from tests.engines.asking import NEVER_ENDING, Host, ask, collect, exhaust, spec_of
 
@@ -73,6 +74,45 @@ async def test_more_answers_than_slots_wait_for_their_turn(fork_server: ForkServ
     answers = await asyncio.gather(*(collect(engine, ask("Hello", 10, seed=i)) for i in range(9)))
     assert all(last.finish == "length" for _, last in answers)
     await engine.stop(5.0)
+
+
+async def test_answers_beyond_those_that_may_wait_are_refused_and_may_be_asked_for_again(
+    fork_server: ForkServer, checkpoint: Path
+):
+    host = Host(fork_server)
+    host.queue_limit = 2
+    engine = RwkvEngine(spec_of(checkpoint, max_concurrency=1), host)
+    await engine.start(lambda progress: None)
+    taken = [engine.generate(ask("Hello", 30000)) for _ in range(3)]
+    with pytest.raises(QueueFull):
+        await collect(engine, ask("Hello", 1))
+    taken[1].cancel()
+    place = engine.generate(ask("Hello", 1))
+    taken[0].cancel()
+    taken[2].cancel()
+    assert (await anext(place)).finish == "length"
+    await engine.stop(5.0)
+
+
+async def test_a_higher_priority_has_its_answer_first(fork_server: ForkServer, checkpoint: Path):
+    engine = RwkvEngine(spec_of(checkpoint, max_concurrency=1), Host(fork_server))
+    await engine.start(lambda progress: None)
+    endless = engine.generate(ask("Hello", 30000))
+    await anext(endless)
+    urgent = msgspec.structs.replace(ask("Now!", 5), priority=1)
+    assert (await collect(engine, urgent))[1].finish == "length"
+    endless.cancel()
+    await engine.stop(5.0)
+
+
+async def test_an_engine_that_runs_is_told_another_target_for_its_steps(engine: RwkvEngine):
+    told: list[object] = []
+    engine._host.tempo.join(told.append)
+    engine._host.tempo.change(0.05)
+    engine._host.tempo.change(0.01)
+    engine._host.tempo.leave(told.append)
+    assert told == [StepTarget(0.01)]
+    assert (await collect(engine, ask("Hello", 5)))[1].finish == "length"
 
 
 async def test_a_cancelled_answer_frees_its_place_within_a_step(engine: RwkvEngine):

@@ -11,9 +11,10 @@ import torch
 from cortexd.catalogue.catalogue import Catalogue
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.config import Models, Settings
+from cortexd.engines import rwkv_footprint
 from cortexd.engines.fork_server import ForkServer
 from cortexd.engines.rwkv import RwkvEngine
-from cortexd.engines.rwkv_footprint import PROCESS_BYTES, computes_in_bf16, footprint
+from cortexd.engines.rwkv_footprint import PROCESS_BYTES, bytes_per_number, footprint
 from cortexd.rwkv.batch import PIECE
 from cortexd.rwkv.strategy import parse_strategy
 from tests.checkpoint_files import tiny_state_dict, write_pth
@@ -34,10 +35,14 @@ def goose(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("strategy", ["auto", "cpu fp32", "cpu bf16"])
 @pytest.mark.parametrize("stored", ["BF16", "F32", "F16"])
-def test_the_numbers_computed_in_are_those_that_torch_will_choose(strategy: str, stored: str):
-    assert computes_in_bf16(strategy, stored) == (parse_strategy(strategy, stored).dtype is torch.bfloat16)
+def test_the_numbers_computed_with_are_those_that_the_worker_will_choose(
+    strategy: str, stored: str, native: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(rwkv_footprint, "is_expected", lambda: native)
+    assert bytes_per_number(strategy, stored) == parse_strategy(strategy, stored, native=native).dtype.itemsize
 
 
 def test_each_part_is_in_it(goose: Path):
@@ -54,7 +59,7 @@ def test_of_what_cannot_be_read_nothing_is_foretold():
     assert footprint(ModelSpec(name="gone", source="file", path="/gone.pth"), 256) == 0
 
 
-@pytest_asyncio.fixture(loop_scope="package", params=["cpu fp32", "cpu bf16"])
+@pytest_asyncio.fixture(loop_scope="package", params=["cpu fp32", "cpu bf16", "cpu fp16", "cpu int8"])
 async def busy(
     request: pytest.FixtureRequest, fork_server: ForkServer, goose: Path
 ) -> AsyncGenerator[tuple[ModelSpec, Host, RwkvEngine]]:

@@ -50,12 +50,12 @@ def test_nonsense_is_refused_by_name(host: Host):
 
 
 def test_states_take_a_fiftieth_of_the_ceiling_but_a_gibibyte_at_most(tmp_path: Path):
-    assert cache_limits(Cache(), 10**9, tmp_path) == CacheLimits(host=20_000_000, disk=2 * 2**30)
+    assert cache_limits(Cache(), 10**9, tmp_path) == CacheLimits(host=20_000_000, disk=2 * 2**30, sessions=2 * 2**30)
     assert cache_limits(Cache(), 10**12, tmp_path).host == 2**30
 
 
 def test_what_is_written_of_states_counts(tmp_path: Path):
-    written = Cache(enabled=False, host="3 GiB", disk="1 MB")
+    written = Cache(enabled=False, host="3 GiB", disk="1 MB", sessions="0")
     assert cache_limits(written, 10**12, tmp_path) == CacheLimits(host=3 * 2**30, disk=10**6, enabled=False)
     assert cache_limits(Cache(host="50 %"), 10**9, tmp_path).host == 500_000_000
     assert cache_limits(Cache(host="3 GiB"), 10**9, tmp_path).host == 10**9
@@ -70,7 +70,7 @@ def test_without_a_directory_no_state_is_kept_on_the_disk():
     assert cache_limits(Cache(), 10**9, None).disk == 0
 
 
-@pytest.mark.parametrize("key", ["host", "disk"])
+@pytest.mark.parametrize("key", ["host", "disk", "sessions"])
 def test_nonsense_about_states_is_refused_by_name(tmp_path: Path, key: str):
     with pytest.raises(InvalidConfiguration, match=rf"^cache\.{key}: 'much' is not a size"):
         cache_limits(Cache(**{key: "much"}), 10**9, tmp_path)

@@ -1,6 +1,7 @@
 """Prompts that are found again in a real worker: not a bit of any answer changes, and only what is new is read."""
 
 import contextlib
+import random
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from cortexd.checkpoints.shape import ModelShape, identify
 from cortexd.checkpoints.tensor import TensorHeader
 from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.intake import Intake
+from cortexd.rwkv.pace import Pace
 from cortexd.rwkv.prefix_cache import PrefixCache
 from cortexd.rwkv.prompt import template_for
 from cortexd.rwkv.reading import Reading, tokens_of
@@ -63,12 +65,13 @@ class Answer:
 class Desk:
     """A worker without a process: it is told what to do and does it step by step."""
 
-    def __init__(self, model: Path, kept: CacheLimits = KEPT, states: Path | None = None, **load: object) -> None:
+    def __init__(self, checkpoint: Path, kept: CacheLimits = KEPT, states: Path | None = None, **load: object) -> None:
         self._ours, theirs = socket.socketpair()
         fields: dict[str, object] = {"slots": 4, "strategy": "cpu fp32", **load}
-        command = wire.Load(path=str(model), kept=kept, states=str(states or ""), **fields)
+        command = wire.Load(path=str(checkpoint), kept=kept, states=str(states or ""), **fields)
         self.worker = Worker(theirs, NoInbox(), command)  # type: ignore[arg-type]  # nobody asks it
         self._frames = wire.FrameReader()
+        self.reports: list[wire.Report] = []  # all that there have been
         self._first: dict[int, Tensor] = {}
         self._run = self.worker.runner.run
         self.worker.runner.run = self._watched  # type: ignore[method-assign]  # to see the logits
@@ -76,22 +79,24 @@ class Desk:
         self._next = 0
 
     def close(self) -> None:
-        self.worker._kept.close()
+        self.worker._close()
         self._ours.close()
         self.worker._sock.close()
 
-    def ask(self, prompt: Prompt, state: InitialState | None = None, tokens: int = 20) -> Answer:
-        (answer,) = self.ask_all([prompt], state, tokens)
+    def ask(self, prompt: Prompt, state: InitialState | None = None, tokens: int = 20, session: str = "") -> Answer:
+        (answer,) = self.answers([self.give(prompt, state, tokens, session)])
         return answer
 
     def ask_all(self, prompts: list[Prompt], state: InitialState | None = None, tokens: int = 20) -> list[Answer]:
         ids = [self.give(prompt, state, tokens) for prompt in prompts]
         return self.answers(ids)
 
-    def give(self, prompt: Prompt, state: InitialState | None = None, tokens: int = 20) -> int:
+    def give(self, prompt: Prompt, state: InitialState | None = None, tokens: int = 20, session: str = "") -> int:
         self._next += 1
         sampling = Sampling(seed=5, logit_bias=NO_END)
-        self.worker.obey(Generate(id=self._next, prompt=prompt, sampling=sampling, max_tokens=tokens, state=state))
+        self.worker.obey(
+            Generate(id=self._next, prompt=prompt, sampling=sampling, max_tokens=tokens, state=state, session=session)
+        )
         return self._next
 
     def answers(self, ids: list[int]) -> list[Answer]:
@@ -127,6 +132,7 @@ class Desk:
             try:
                 data = self._ours.recv(1 << 20)
             except BlockingIOError:
+                self.reports += found
                 return found
             found += [wire.decode_report(frame) for frame in self._frames.feed(data)]
 
@@ -309,6 +315,30 @@ def test_parked_it_holds_no_states_and_finds_those_on_the_disk(desks: OpenDesk, 
     assert desk.worker._kept.held == 0
     desk.worker.obey(wire.Resume())
     assert desk.ask(LONG).usage.cached_tokens == 896
+
+
+class Stingy(Pace):
+    """Never room for a whole piece."""
+
+    def __init__(self) -> None:
+        super().__init__(0.05, 256, exact=True)
+        self._chance = random.Random(1)
+
+    def room(self, streams: int, piece: int) -> int:
+        return self._chance.randint(0 if streams else 1, 50)
+
+
+def test_however_little_of_a_prompt_is_read_at_once_not_a_bit_of_its_answer_changes(desks: OpenDesk, tiny: Path):
+    plain, desk = desks(tiny, OFF), desks(tiny)
+    if not desk.worker.runner.exact_cuts:
+        pytest.skip("the kernels of this machine do not compute prompts the same however they are cut")
+    desk.worker._scheduler.pace = Stingy()
+    prompts: list[Prompt] = [chat(Turn("system", "Be kind. " * 30), HI), LONG, TextPrompt("Hello")]
+    for found, expected in zip(desk.ask_all(prompts, tokens=60), plain.ask_all(prompts, tokens=60), strict=True):
+        assert same(found, expected)
+    desk.rest()
+    assert desk.ask(LONG).usage.cached_tokens == 896
+    assert same(desk.ask(LONG), plain.ask(LONG))
 
 
 # Many conversations, with the tokenizer and the templates of real models, but no model

@@ -103,3 +103,12 @@ def test_what_was_found_is_not_read():
     assert (reading.cached, reading.next_length) == (256, 44)
     assert list(reading.next()) == BYTES.encode("x" * 44)
     assert not reading.left
+
+
+def test_a_piece_may_be_read_in_parts_and_is_done_after_the_last():
+    reading = of("x" * 300)
+    assert [len(reading.next(100)) for _ in range(5)] == [100, 28, 100, 28, 44]
+    assert not reading.left
+    reading = of("x" * 300)
+    reading.next(100)
+    assert (reading.fresh, reading.done, reading.next_length, reading.length) == (False, 0, 28, 200)

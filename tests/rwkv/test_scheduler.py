@@ -21,7 +21,9 @@ def pool(slots: int) -> StatePool:
     return StatePool(identify(Header(name="tiny", format="pth", tensors=tensors, metadata={})), slots)
 
 
-def sequence(id: int, prompt: int = 1, max_tokens: int = 100, stops: tuple[str, ...] = ()) -> Sequence:
+def sequence(
+    id: int, prompt: int = 1, max_tokens: int = 100, stops: tuple[str, ...] = (), priority: int = 0
+) -> Sequence:
     return Sequence(
         id,
         [1] * prompt,
@@ -30,6 +32,7 @@ def sequence(id: int, prompt: int = 1, max_tokens: int = 100, stops: tuple[str, 
         stops=stops,
         reply=None,
         max_tokens=max_tokens,
+        priority=priority,
     )
 
 
@@ -79,6 +82,76 @@ def test_sequences_beyond_the_slots_wait_in_order():
     assert scheduler.waiting == 1
     assert set(step(scheduler)) == {1, 2}
     assert set(step(scheduler)) == {3}
+
+
+def test_many_short_prompts_are_read_in_one_step():
+    scheduler = Scheduler(pool(8), 256)
+    for id in range(8):
+        scheduler.add(sequence(id, prompt=30))
+    assert step(scheduler) == dict.fromkeys(range(8), 30)
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one_that_came_before():
+    scheduler = Scheduler(pool(4), PIECE)
+    scheduler.add(sequence(1, prompt=64 * PIECE))
+    step(scheduler)
+    scheduler.add(sequence(2, prompt=100))
+    assert 2 in {**step(scheduler), **step(scheduler)}
+
+
+def test_a_long_prompt_is_read_however_many_short_ones_come():
+    scheduler = Scheduler(pool(4), PIECE)
+    scheduler.add(sequence(0, prompt=8 * PIECE))
+    read = 0
+    for id in range(1, 16):
+        scheduler.add(sequence(id, prompt=PIECE, max_tokens=1))
+        read += step(scheduler).get(0, 0)
+    assert read >= 7 * PIECE
+
+
+def test_who_has_the_higher_priority_gets_a_slot_first_then_who_came_first():
+    scheduler = Scheduler(pool(1), 256)
+    for id, priority in ((1, 0), (2, 0), (3, 5), (4, -5), (5, 5)):
+        scheduler.add(sequence(id, max_tokens=1, priority=priority))
+    assert [next(iter(step(scheduler))) for _ in range(5)] == [3, 5, 1, 2, 4]
+
+
+def test_of_those_of_lower_priority_who_came_last_gives_up_its_slot_and_gets_the_next_one():
+    scheduler = Scheduler(pool(2), 256)
+    for id in (1, 2, 3):
+        scheduler.add(sequence(id, max_tokens=4))
+    assert set(step(scheduler)) == {1, 2}
+    scheduler.add(sequence(4, max_tokens=2, priority=1))
+    assert set(step(scheduler)) == {1, 4}
+    assert set(step(scheduler)) == {1, 4}
+    assert set(step(scheduler)) == {1, 2}
+    assert set(step(scheduler)) == {2, 3}
+    scheduler.cancel(2)
+    scheduler.cancel(3)
+    scheduler.check_idle()
+
+
+def test_nobody_gives_up_a_slot_for_another_of_the_same_priority():
+    scheduler = Scheduler(pool(1), 256)
+    scheduler.add(sequence(1, priority=3))
+    step(scheduler)
+    scheduler.add(sequence(2, priority=3))
+    assert set(step(scheduler)) == {1}
+
+
+def test_who_was_set_aside_is_taken_out_with_its_state_and_may_be_cancelled():
+    it = pool(1)
+    scheduler = Scheduler(it, 256)
+    scheduler.add(sequence(1))
+    step(scheduler)
+    it.wkv[:, 0] = 7
+    scheduler.add(sequence(2, priority=1))
+    step(scheduler)
+    (_, state), (_, aside) = sorted(scheduler.take_out(), key=lambda taken: -taken[0].id)
+    assert state is not None
+    assert aside is not None
+    assert float(aside.wkv.min()) == 7.0
+    scheduler.check_idle()
 
 
 def test_cancelling_frees_a_slot_at_once_wherever_the_sequence_is():

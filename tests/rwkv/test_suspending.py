@@ -87,12 +87,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def say_all(
-    engine: Engine, before_step: Callable[[int, Engine], Engine] = lambda step, engine: engine
+    engine: Engine, before_step: Callable[[int, Engine], Engine] = lambda step, engine: engine, steps: int = STEPS
 ) -> dict[int, list[object]]:
     """For each answer its text, reasoning, finish and usage."""
     said: dict[int, list[object]] = {}
     engine.ask(REQUESTS)
-    for step in range(STEPS):
+    for step in range(steps):
         engine = before_step(step, engine)
         for delta in engine.step():
             text, reasoning, *_ = said.get(delta.id, ["", "", None, None])
@@ -129,6 +129,21 @@ def test_a_suspended_answer_may_be_suspended_again_before_it_has_a_slot(tiny: Pa
         return moved(moved(moved(engine, tiny), tiny), tiny) if step == 5 else engine
 
     assert say_all(Engine(tiny), thrice) == say_all(Engine(tiny))
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 6, 9])
+def test_who_gives_up_its_slot_for_a_higher_priority_says_what_it_would_have_said(tiny: Path, at: int):
+    urgent = Generate(id=9, prompt=TextPrompt("Now!"), sampling=PENALISED, max_tokens=5, priority=1)
+
+    def interrupted(step: int, engine: Engine) -> Engine:
+        if step == at:
+            engine.runner.pool.wkv[:, list(engine.runner.pool._free)] = torch.nan
+            engine.ask([urgent])
+        return engine
+
+    expected, said = say_all(Engine(tiny), steps=2 * STEPS), say_all(Engine(tiny), interrupted, steps=2 * STEPS)
+    assert said.pop(9)[2] == "length"
+    assert said == expected
 
 
 def test_a_character_begun_before_is_completed_after():
