@@ -1,95 +1,93 @@
-"""One command, one table, JSON beside it. Rounds are interleaved and the best of each counts: these machines are noisy."""
+"""One command, one table, JSON beside it: medians of interleaved rounds, with the least and the most of them."""
 
 import argparse
 import asyncio
 import json
-import subprocess
+import os
 import sys
-from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
-import httpx
-
+from cortexd.wire import STRATEGIES
 from tests.bench import machine
 from tests.bench.against import Peer, compare, report
-from tests.bench.daemon import complete, daemon, decode_rate, load_ms, prefill_rate
-from tests.bench.latency import added_latency
+from tests.bench.bench import Bench
+from tests.bench.beside import beside
+from tests.bench.clients import clients
+from tests.bench.figures import Figures, spread
+from tests.bench.latency import latency
+from tests.bench.loading import loading
+from tests.bench.rates import decode, prefill
 from tests.bench.shapes import SHAPES, Shape
-from tests.bench.swap import swap_times, swaps_of_a_daemon
-from tests.bench.versions import version_times
+from tests.bench.swap import swap
+from tests.bench.turns import turns
+from tests.bench.versions import versions
 
-STREAMS = (1, 4, 16)
-PROMPTS = (128, 512, 2048)
-DECODED = 48  # tokens of each stream
-
-Figures = dict[str, list[float]]
-
-
-async def measure(client: httpx.AsyncClient, shape: Shape, figures: Figures) -> None:
-    """One round on a model that is loaded."""
-    timing = await complete(client, shape.name, [1000, 1001, 1002, 1003], 2)
-    figures["ttft ready ms"].append(-1000 * timing.first)
-    for streams in STREAMS:
-        figures[f"decode {streams}"].append(await decode_rate(client, shape.name, streams, DECODED))
-    for length in PROMPTS:
-        figures[f"prefill {length}"].append(await prefill_rate(client, shape.name, length))
+OF_A_SHAPE: dict[str, Callable[[Bench, Shape], Awaitable[Figures]]] = {
+    "decode": decode,
+    "prefill": prefill,
+    "clients": clients,
+    "turns": turns,
+    "beside": beside,
+    "loading": loading,
+    "swap": swap,
+}
+OF_THE_DAEMON: dict[str, Callable[[Bench], Awaitable[Figures]]] = {"latency": latency, "versions": versions}
+DAEMON = "the daemon alone"
 
 
-def official(shape: Shape, folder: Path, figures: Figures) -> None:
-    """The same checkpoint under the official package, in a process of its own."""
-    command = [sys.executable, "-m", "tests.bench.package", str(shape.checkpoint(folder)), "cpu fp32"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for name, rate in json.loads(printed.splitlines()[-1]).items():
-        figures[f"rwkv package fp32 {name}"].append(rate)
-
-
-async def bench(folder: Path, shapes: list[Shape], rounds: int) -> dict[str, dict[str, float]]:
-    """Best of each figure per shape; times are negated while they are compared."""
-    all_figures: dict[str, Figures] = {}
+async def measure(bench: Bench, shapes: list[Shape], parts: list[str]) -> dict[str, Figures]:
+    """Every part for every shape; what no model has a share in is measured once."""
+    results: dict[str, Figures] = {}
     for shape in shapes:
-        shape.checkpoint(folder)
-        figures = all_figures[shape.name] = defaultdict(list)
-        for _ in range(rounds):
-            figures["copy GB/s"].append(machine.copy_bandwidth() / 1e9)
-            figures["read GB/s"].append(machine.read_bandwidth() / 1e9)
-            async with daemon(folder) as client:
-                load, first = await load_ms(client, shape.name)
-                figures["load ms"].append(-load)
-                figures["ttft cold ms"].append(-first)
-                await measure(client, shape, figures)
-            for tier, taken in (await swap_times(shape.checkpoint(folder))).items():
-                figures[f"swap: {tier} to first token ms"].append(-taken)
-            for tier, taken in (await swaps_of_a_daemon(folder, shape.checkpoint(folder))).items():
-                figures[f"swap: {tier} ms"].append(-taken)
-            for what, taken in (await added_latency()).items():
-                figures[what].append(-taken)
-            for what, taken in (await version_times(folder)).items():
-                figures[what].append(-taken)
-            official(shape, folder, figures)
-    return {name: {key: abs(max(values)) for key, values in figures.items()} for name, figures in all_figures.items()}
+        shape.checkpoint(bench.folder)
+        results[shape.name] = Figures()
+        for part in parts:
+            if part in OF_A_SHAPE:
+                results[shape.name] |= await _timed(f"{shape.name}: {part}", OF_A_SHAPE[part](bench, shape))
+    results[DAEMON] = Figures()
+    for part in parts:
+        if part in OF_THE_DAEMON:
+            results[DAEMON] |= await _timed(part, OF_THE_DAEMON[part](bench))
+    return {name: figures for name, figures in results.items() if figures}
 
 
-def show(results: dict[str, dict[str, float]], shapes: list[Shape]) -> None:
-    names = [shape.name for shape in shapes]
-    for shape in shapes:
-        figures = results[shape.name]
-        floor = figures["read GB/s"] * 1e9 / shape.bytes_per_token
-        figures["decode floor (read bandwidth / bytes of a token)"] = floor
-        figures["decode 1 / floor"] = figures["decode 1"] / floor
-        figures["decode 1 / rwkv package fp32"] = figures["decode 1"] / figures["rwkv package fp32 decode"]
-        figures["prefill 512 / rwkv package fp32"] = figures["prefill 512"] / figures["rwkv package fp32 prefill"]
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine.description()}; best of the rounds; rates in tokens per second\n")
-    print("| | " + " | ".join(names) + " |\n|---|" + "---:|" * len(names))
-    for key in results[names[0]]:
-        print(f"| {key} | " + " | ".join(f"{results[name][key]:.4g}" for name in names) + " |")
+async def _timed(what: str, figures: Awaitable[Figures]) -> Figures:
+    start = perf_counter()
+    measured = await figures
+    print(f"{what}: {perf_counter() - start:.0f} s", file=sys.stderr)
+    return measured
+
+
+def heading(bench: Bench) -> dict[str, Any]:
+    return {
+        "at": datetime.now(UTC).isoformat(),
+        "machine": machine.description(bench.threads),
+        "load": os.getloadavg()[2],
+        "rounds": bench.rounds,
+    }
+
+
+def show(about: dict[str, Any], results: dict[str, Figures]) -> None:
+    print(f"{about['at'][:10]}, {about['machine']}; {about['rounds']} rounds: median (least–most).")
+    print(f"Load average over 15 minutes before: {about['load']:.1f}.")
+    together = [name for name in results if name != DAEMON]
+    for names in (together, [name for name in results if name == DAEMON]):
+        if names:
+            print("\n| | " + " | ".join(names) + " |\n|---|" + "---:|" * len(names))
+        for key in dict.fromkeys(key for name in names for key in results[name]):
+            cells = (str(spread(results[name][key])) if key in results[name] else "–" for name in names)
+            print(f"| {key} | {' | '.join(cells)} |")
 
 
 def against(arguments: argparse.Namespace, shape: Shape) -> None:
     address, _, model = arguments.against.partition(",")
     peer = Peer(address, model or None, arguments.against_pid)
-    comparison = asyncio.run(compare(arguments.folder.resolve(), shape, peer, arguments.rounds))
-    write_json(arguments.json or Path(".local/bench/against.json"), report(comparison, shape, peer))
+    comparison = asyncio.run(compare(arguments.folder.resolve(), shape, peer, arguments.strategy, arguments.rounds))
+    write_json(arguments.json or Path(".local/bench/against.json"), report(comparison, shape, peer, arguments.strategy))
 
 
 def write_json(path: Path, results: object) -> None:
@@ -97,22 +95,39 @@ def write_json(path: Path, results: object) -> None:
     path.write_text(json.dumps(results, indent=2))
 
 
+def parts_of(text: str) -> list[str]:
+    """Raises ArgumentTypeError for one that there is not."""
+    known = [*OF_A_SHAPE, *OF_THE_DAEMON]
+    parts = text.split(",")
+    if unknown := [part for part in parts if part not in known]:
+        raise argparse.ArgumentTypeError(f"no part {', '.join(unknown)}; there are {', '.join(known)}")
+    return parts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(".local/bench"), help="where the checkpoints are kept")
     parser.add_argument("--shape", choices=[shape.name for shape in SHAPES], help="only this one")
+    parser.add_argument(
+        "--only", type=parts_of, default=[*OF_A_SHAPE, *OF_THE_DAEMON], metavar="PART,…", help="only these parts"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="default: .local/bench/results.json, or against.json")
     parser.add_argument("--against", metavar="URL[,MODEL]", help="only compare with this OpenAI server, chat by chat")
     parser.add_argument("--against-pid", type=int, metavar="PID", help="its process, to compare the memory too")
+    parser.add_argument(
+        "--strategy", choices=STRATEGIES, default="auto", help="with --against: what ours is computed in"
+    )
     arguments = parser.parse_args()
     shapes = [shape for shape in SHAPES if arguments.shape in (None, shape.name)]
     if arguments.against:
         against(arguments, shapes[0])
         return
-    results = asyncio.run(bench(arguments.folder.resolve(), shapes, arguments.rounds))
-    show(results, shapes)
-    write_json(arguments.json or Path(".local/bench/results.json"), results)
+    bench = Bench(arguments.folder.resolve(), arguments.rounds)
+    about = heading(bench)
+    results = asyncio.run(measure(bench, shapes, arguments.only))
+    show(about, results)
+    write_json(arguments.json or Path(".local/bench/results.json"), {**about, "shapes": results})
 
 
 if __name__ == "__main__":

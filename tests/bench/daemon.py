@@ -1,35 +1,87 @@
-"""The real daemon as a process, and a client that times it."""
+"""The real daemon as a process."""
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 import sys
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
-from typing import Any
 
 import httpx
+import psutil
+
+from tests.bench import machine
+
+_LOOK = 0.25  # seconds between two looks at what it has computed
+_IDLE = 0.1  # of a core; what a daemon does that has nothing to do is far less
 
 
-@dataclass
-class Timing:
-    """Of one streamed answer, in seconds from the request."""
+class DaemonEnded(Exception):
+    """It ended before it was ready."""
 
-    first: float = 0.0
-    last: float = 0.0
-    tokens: int = 0
-    headers: dict[str, str] = field(default_factory=dict[str, str])
+
+@dataclass(frozen=True)
+class RunningDaemon:
+    client: httpx.AsyncClient
+    pid: int
+    home: Path
+
+    async def until_idle(self) -> None:
+        """Until neither it nor its workers compute: what was to be written or read in the background is done."""
+        before = machine.processor_time_of(self.pid)
+        while True:
+            await asyncio.sleep(_LOOK)
+            now = machine.processor_time_of(self.pid)
+            if now - before < _IDLE * _LOOK:
+                return
+            before = now
+
+    async def unload(self, model: str) -> None:
+        """Until its process is gone, and with it what that had mapped."""
+        pids = (await self.client.get(f"/admin/models/{model}")).json()["status"]["pids"]
+        workers = [process for process in machine.family(self.pid) if process.pid in pids]
+        response = await self.client.post(f"/admin/models/{model}/unload", json={"wait": True})
+        response.raise_for_status()
+        await asyncio.to_thread(psutil.wait_procs, workers)
+
+
+def strategies(shape: str, kinds: list[str]) -> str:
+    """A configuration that serves one checkpoint under the names `shape-kind`, computed in each of `kinds`."""
+    table = '[[model]]\nname = "{0}-{1}"\npath = "{0}.pth"\nstrategy = "cpu {1}"\n'
+    return "\n".join(table.format(shape, kind) for kind in kinds)
 
 
 @contextlib.asynccontextmanager
-async def daemon(models: Path, **environment: str) -> AsyncGenerator[httpx.AsyncClient]:
-    """`cortexd serve` with these models, on a free port, until the block ends; what it keeps goes into the folder of the models."""
-    places = {name: str(models / "home" / name) for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME")}
-    usual = {"CORTEXD_LIFECYCLE__KEEP_ALIVE": "-1", "CORTEXD_LIFECYCLE__RESTORE": "false"}
+async def daemon(
+    models: Path, home: Path | None = None, configuration: str = "", **environment: str
+) -> AsyncGenerator[RunningDaemon]:
+    """`cortexd serve` with these models, on a free port, until the block ends; raises DaemonEnded where it does not start.
+
+    What it keeps goes into `home`; without one into a new folder on the disk of the models, which is gone at the end.
+    """
+    with contextlib.ExitStack() as stack:
+        if home is None:
+            home = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=models.resolve(), prefix="home-")))
+        if configuration:
+            file = home / "XDG_CONFIG_HOME" / "cortexd" / "cortexd.toml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(configuration)
+        async with _running(models, home, environment) as running:
+            yield running
+
+
+@contextlib.asynccontextmanager
+async def _running(models: Path, home: Path, environment: Mapping[str, str]) -> AsyncGenerator[RunningDaemon]:
+    places = {name: str(home / name) for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME")}
+    usual = {
+        "CORTEXD_LIFECYCLE__KEEP_ALIVE": "-1",
+        "CORTEXD_LIFECYCLE__RESTORE": "false",
+        "CORTEXD_LIFECYCLE__PREDICT": "false",
+        "CORTEXD_ENGINE__THREADS": str(machine.cores()),
+    }
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -39,64 +91,20 @@ async def daemon(models: Path, **environment: str) -> AsyncGenerator[httpx.Async
     )  # fmt: skip
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=None, trust_env=False) as client:
-            while True:
-                with contextlib.suppress(httpx.TransportError):
-                    if (await client.get("/readyz")).status_code == httpx.codes.OK:
-                        break
-                await asyncio.sleep(0.05)
-            yield client
+            await until_ready(client, process)
+            yield RunningDaemon(client, process.pid, home)
     finally:
-        process.terminate()
+        if process.returncode is None:
+            process.terminate()
         await process.wait()
 
 
-async def complete(client: httpx.AsyncClient, model: str, prompt: list[int], tokens: int) -> Timing:
-    """One streamed completion of exactly `tokens` tokens."""
-    body: dict[str, Any] = {
-        "model": model,
-        "prompt": prompt,
-        "max_tokens": tokens,
-        "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "logit_bias": {"0": -100},
-    }
-    timing = Timing()
-    start = perf_counter()
-    async with client.stream("POST", "/v1/completions", json=body) as response:
-        timing.headers = dict(response.headers)
-        async for line in response.aiter_lines():
-            if not line.startswith("data: {"):
-                continue
-            event = json.loads(line.removeprefix("data: "))
-            if "error" in event:
-                raise RuntimeError(event["error"]["message"])
-            now = perf_counter() - start
-            timing.first = timing.first or now
-            timing.last = now
-            if event.get("usage"):
-                timing.tokens = event["usage"]["completion_tokens"]
-    return timing
-
-
-async def load_ms(client: httpx.AsyncClient, model: str) -> tuple[float, float]:
-    """Milliseconds of the load that the daemon tells, and of the first answer with it, on a model nobody has loaded."""
-    start = perf_counter()
-    body = {"model": model, "prompt": "\n", "max_tokens": 1, "temperature": 0}
-    response = await client.post("/v1/completions", json=body)
-    response.raise_for_status()
-    return float(response.headers["x-cortexd-load-ms"]), 1000 * (perf_counter() - start)
-
-
-async def decode_rate(client: httpx.AsyncClient, model: str, streams: int, tokens: int) -> float:
-    """Tokens per second of all streams together, between the first and the last token of each."""
-    prompts = [[1000 + 17 * i + j for j in range(8)] for i in range(streams)]
-    timings = await asyncio.gather(*(complete(client, model, prompt, tokens) for prompt in prompts))
-    window = max(t.last for t in timings) - min(t.first for t in timings)
-    return sum(t.tokens - 1 for t in timings) / window
-
-
-async def prefill_rate(client: httpx.AsyncClient, model: str, length: int) -> float:
-    """Prompt tokens per second until the first token."""
-    timing = await complete(client, model, [1000 + i % 5000 for i in range(length)], 1)
-    return length / timing.first
+async def until_ready(client: httpx.AsyncClient, process: asyncio.subprocess.Process) -> None:
+    """Raises DaemonEnded."""
+    while True:
+        if process.returncode is not None:
+            raise DaemonEnded(f"cortexd serve ended with status {process.returncode}; it says above why.")
+        with contextlib.suppress(httpx.TransportError):
+            if (await client.get("/readyz")).status_code == httpx.codes.OK:
+                return
+        await asyncio.sleep(0.02)

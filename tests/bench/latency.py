@@ -7,6 +7,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from time import monotonic_ns
@@ -18,11 +19,13 @@ import uvloop
 from cortexd import wire
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.cli.server import bind, running
-from cortexd.config import Settings
+from cortexd.config.sources import Sources
 from cortexd.daemon import Daemon
 from cortexd.engines.fork_server import ForkServer, WorkerProcess
 from cortexd.engines.protocol import EngineHost
 from cortexd.engines.rwkv import RwkvEngine
+from tests.bench.bench import Bench
+from tests.bench.figures import Figures, percentile
 
 TOKENS = 100  # of each stream
 STREAMS = (1, 64)
@@ -52,7 +55,8 @@ class Host:
 
     def __init__(self, host: EngineHost) -> None:
         self.cores, self.prefill_budget, self.cache = host.cores, host.prefill_budget, None
-        self.states = host.states
+        self.states, self.sessions = host.states, host.sessions
+        self.tempo, self.queue_limit = host.tempo, host.queue_limit
         self.fork_server = cast("ForkServer", Metronomes())
 
 
@@ -63,14 +67,23 @@ class MetronomeEngine(RwkvEngine):
 
 async def serve(port: int) -> None:
     """The real daemon and server, with one more engine."""
-    document = {"model": [{"name": "metronome", "engine": "metronome"}], "lifecycle": {"predict": False}}
-    daemon = Daemon(msgspec.convert(document, Settings))
-    daemon._registry._factories["metronome"] = MetronomeEngine
-    async with daemon, running(daemon, [bind("127.0.0.1", port)]):
-        await asyncio.get_running_loop().create_future()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "cortexd.toml"
+        file.write_text('lifecycle.predict = false\n[[model]]\nname = "metronome"\nengine = "metronome"\n')
+        daemon = Daemon(Sources(file=file))
+        daemon._registry._factories["metronome"] = MetronomeEngine
+        async with daemon, running(daemon, [bind("127.0.0.1", port)]):
+            await asyncio.get_running_loop().create_future()
 
 
-async def added_latency() -> dict[str, float]:
+async def latency(bench: Bench) -> Figures:
+    figures = Figures()
+    for _ in range(bench.rounds):
+        figures.note(await _added())
+    return figures
+
+
+async def _added() -> dict[str, float]:
     """Milliseconds: the median with one stream, and the 99th percentile with 64, beside that of a server that only sends."""
     async with _server("tests.bench.latency") as port:
         await _until_up(port, _served)
@@ -81,8 +94,8 @@ async def added_latency() -> dict[str, float]:
         bare = await _together(STREAMS[-1], port, _bare)
     return {
         "added latency, 1 stream, median ms": statistics.median(served[1]) - statistics.median(alone[1]),
-        "added latency, 64 streams, p99 ms": _p99(served[64]) - _p99(alone[64]),
-        "the same of a server that only sends": _p99(bare),
+        "added latency, 64 streams, p99 ms": percentile(served[64], 99) - percentile(alone[64], 99),
+        "the same of a server that only sends, ms": percentile(bare, 99),
     }
 
 
@@ -155,10 +168,6 @@ async def _served(port: int) -> Ages:
 
 def _age(stamp: str) -> float:
     return (monotonic_ns() - int(stamp)) / 1e6
-
-
-def _p99(ages: Ages) -> float:
-    return statistics.quantiles(ages, n=100)[98]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import torch
 
 from tests.checkpoint_files import Ranks, tiny_state_dict, write_pth
 
+LOW_RANKS = Ranks(decay=64, a=64, v=32, gate=128)
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -14,6 +16,10 @@ class Shape:
     layers: int
     heads: int
     vocabulary: int = 65536
+
+    @property
+    def width(self) -> int:
+        return 64 * self.heads
 
     def checkpoint(self, folder: Path) -> Path:
         """Its bf16 `.pth` under `folder`, made when it is not there."""
@@ -25,19 +31,12 @@ class Shape:
                 layers=self.layers,
                 heads=self.heads,
                 vocabulary=self.vocabulary,
-                ranks=Ranks(decay=64, a=64, v=32, gate=128),
+                ranks=LOW_RANKS,
                 dtype=torch.bfloat16,
             )
             write_pth(path.with_suffix(".part"), state)
             path.with_suffix(".part").rename(path)
         return path
-
-    @property
-    def bytes_per_token(self) -> int:
-        """What one decoded token must read: every weight but the embedding, once, in bf16."""
-        width = 64 * self.heads
-        low_ranks = 2 * width * (64 + 64 + 32 + 128)
-        return 2 * (self.vocabulary * width + self.layers * (12 * width * width + low_ranks))
 
 
 SHAPES = [Shape("bench-0.1b", 12, 12), Shape("bench-0.4b", 24, 16)]

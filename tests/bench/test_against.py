@@ -10,15 +10,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.bench.against import Comparison, Refused, _chats, _greeted, _memory, _text
+from tests.bench.against import Comparison, _chats
+from tests.bench.chats import Refused, asked, chat, greeted, text_of
+from tests.bench.machine import memory_of
 
 
 class FakeServer:
     """Answers every chat with `max_tokens` tokens; refuses the options it was told not to know."""
 
-    def __init__(self, *, unknown: tuple[str, ...] = (), usage: bool = True) -> None:
+    def __init__(self, *, unknown: tuple[str, ...] = (), usage: bool = True, cached: int = 0) -> None:
         self.bodies: list[dict[str, Any]] = []
-        self._unknown, self._usage = unknown, usage
+        self._unknown, self._usage, self._cached = unknown, usage, cached
 
     def connect(self) -> httpx.AsyncClient:
         app = Starlette(routes=[Route("/v1/chat/completions", self._chat, methods=["POST"])])
@@ -32,7 +34,8 @@ class FakeServer:
         deltas: list[dict[str, str]] = [{"role": "assistant"}, *({"content": "a"} for _ in range(body["max_tokens"]))]
         events: list[dict[str, Any]] = [{"choices": [{"delta": delta}]} for delta in deltas]
         if self._usage:
-            events.append({"choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": body["max_tokens"]}})
+            usage = {"prompt_tokens": 20, "completion_tokens": body["max_tokens"]}
+            events.append({"choices": [], "usage": {**usage, "prompt_tokens_details": {"cached_tokens": self._cached}}})
         lines = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
         return Response(lines + "data: [DONE]\n\n", media_type="text/event-stream")
 
@@ -40,7 +43,7 @@ class FakeServer:
 async def test_each_client_has_its_chats_and_every_token_is_counted() -> None:
     peer = FakeServer()
     async with peer.connect() as client:
-        figures = await _chats(await _greeted(client, "goose", None), random.Random(1), clients=4)
+        figures = await _chats(await greeted(client, "goose"), random.Random(1), clients=4)
     chats = peer.bodies[1:]
     assert len(chats) == 4 * 3
     assert figures["chats of 4 at once, tokens each"] == 32
@@ -49,27 +52,34 @@ async def test_each_client_has_its_chats_and_every_token_is_counted() -> None:
 
 async def test_no_two_chats_begin_alike() -> None:
     dice = random.Random(1)
-    beginnings = [_text(dice, 12).split()[0] for _ in range(500)]
+    beginnings = [text_of(dice, 12).split()[0] for _ in range(500)]
     assert len(set(beginnings)) == 500
 
 
 @pytest.mark.parametrize("unknown", [("ignore_eos",), ("logit_bias",), ("ignore_eos", "logit_bias")])
 async def test_a_peer_is_not_sent_what_it_refuses(unknown: tuple[str, ...]) -> None:
     async with FakeServer(unknown=unknown).connect() as client:
-        server = await _greeted(client, "goose", None)
+        server = await greeted(client, "goose")
     assert set(server.endless) == {"ignore_eos", "logit_bias"} - set(unknown)
 
 
 async def test_a_peer_that_refuses_even_a_plain_chat_is_quoted() -> None:
     async with FakeServer(unknown=("messages",)).connect() as client:
         with pytest.raises(Refused, match=r"400: .*messages"):
-            await _greeted(client, "goose", None)
+            await greeted(client, "goose")
+
+
+async def test_a_chat_tells_what_was_said_and_how_much_of_the_prompt_had_to_be_read() -> None:
+    async with FakeServer(cached=12).connect() as client:
+        answer = await chat(await greeted(client, "goose"), [asked("hello")], 3)
+    assert (answer.text, answer.tokens, answer.prompt_tokens, answer.read) == ("aaa", 3, 20, 8)
+    assert answer.start < answer.first <= answer.last
 
 
 async def test_a_stream_without_usage_is_no_measurement() -> None:
     async with FakeServer(usage=False).connect() as client:
         with pytest.raises(RuntimeError, match="usage"):
-            await _greeted(client, "goose", None)
+            await greeted(client, "goose")
 
 
 def test_a_ratio_above_one_means_ours_is_better_whatever_is_measured() -> None:
@@ -90,4 +100,4 @@ def test_a_ratio_is_of_the_same_round_when_the_machine_slows_down() -> None:
 
 def test_the_memory_of_a_process_is_at_least_what_it_holds() -> None:
     held = bytearray(os.urandom(1)) * 64_000_000
-    assert _memory(os.getpid()) > len(held)
+    assert memory_of(os.getpid()) > len(held)

@@ -15,31 +15,41 @@ from cortexd.store import bundle, chain
 from cortexd.store.database import Database
 from cortexd.store.snapshot import Snapshot, canonical
 from cortexd.store.snapshots import Snapshots
+from tests.bench.bench import Bench
 from tests.bench.daemon import daemon
+from tests.bench.figures import Figures, percentile
 
 VERSIONS = 10_000
 MODELS = 12  # that are described in each
 TIMES = 200
 
 
-async def version_times(place: Path) -> dict[str, float]:
+async def versions(bench: Bench) -> Figures:
+    figures = Figures()
+    for _ in range(bench.rounds):
+        figures.note(await _times(bench.folder))
+    return figures
+
+
+async def _times(place: Path) -> dict[str, float]:
     """Milliseconds through the HTTP API of a daemon whose database is on the disk of `place`."""
-    with tempfile.TemporaryDirectory(dir=place.resolve(), prefix="versions-") as folder:
-        await _prepare(Path(folder) / "home" / "XDG_DATA_HOME" / "cortexd" / "cortexd.db")
+    with tempfile.TemporaryDirectory(dir=place, prefix="versions-") as folder:
+        home = Path(folder)
+        await _prepare(home / "XDG_DATA_HOME" / "cortexd" / "cortexd.db")
         dice = random.Random(1)
-        async with daemon(Path(folder)) as client:
+        async with daemon(home, home) as running:
 
             async def rollback() -> httpx.Response:
                 path = f"/admin/snapshots/{dice.randint(1, VERSIONS)}/rollback"
-                return await client.post(path, headers={"if-match": "*"})
+                return await running.client.post(path, headers={"if-match": "*"})
 
             async def history() -> httpx.Response:
                 before = dice.randint(100, VERSIONS)
-                return await client.get("/admin/snapshots", params={"limit": 100, "before": before})
+                return await running.client.get("/admin/snapshots", params={"limit": 100, "before": before})
 
             async def diff() -> httpx.Response:
                 a, b = dice.sample(range(1, VERSIONS + 1), 2)
-                return await client.get(f"/admin/snapshots/{a}/diff/{b}")
+                return await running.client.get(f"/admin/snapshots/{a}/diff/{b}")
 
             times = {"rollback": rollback, "history of 100": history, "diff": diff}
             return {key: taken for name, ask in times.items() for key, taken in (await _timed(name, ask)).items()}
@@ -52,7 +62,7 @@ async def _timed(name: str, ask: Callable[[], Awaitable[httpx.Response]]) -> dic
         (await ask()).raise_for_status()
         times.append(1000 * (perf_counter() - began))
     what = f"{VERSIONS:,} versions: {name}"
-    return {f"{what}, median ms": statistics.median(times), f"{what}, p99 ms": statistics.quantiles(times, n=100)[98]}
+    return {f"{what}, median ms": statistics.median(times), f"{what}, p99 ms": percentile(times, 99)}
 
 
 async def _prepare(path: Path) -> None:
@@ -61,13 +71,13 @@ async def _prepare(path: Path) -> None:
     try:
         snapshots = Snapshots(database)
         await snapshots.start()
-        packed = bundle.pack(_versions())
+        packed = bundle.pack(_history())
         await snapshots.import_bundle(packed, "bench", "", expected=None)
     finally:
         await database.close()
 
 
-def _versions() -> list[Snapshot]:
+def _history() -> list[Snapshot]:
     versions: list[Snapshot] = []
     for number in range(1, VERSIONS + 1):
         versions.append(
