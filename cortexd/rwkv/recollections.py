@@ -17,6 +17,7 @@ from cortexd.session_files import SessionKey
 _MOST = 32  # answers that wait to be read; the oldest are given up
 _MOST_OWED = 256  # the same of sessions
 _BESIDE = 16  # steps of running streams to one piece
+_ALONE = 32  # tokens, where a request that comes meanwhile has to wait for them
 
 
 class Recollections:
@@ -33,11 +34,15 @@ class Recollections:
         cache: PrefixCache[SavedState],
         recollection: Callable[[Sequence], Reading | None],
         sessions: Sessions | None = None,
+        *,
+        exact: bool = False,
     ) -> None:
+        """`exact` as `Pace` has it."""
         self._pool = pool
         self._cache = cache
         self._recollection = recollection
         self._sessions = sessions
+        self._exact = exact
         self._waiting: deque[Sequence] = deque(maxlen=_MOST)
         self._owed: deque[Sequence] = deque(maxlen=_MOST_OWED)
         self._reading: Reading | None = None
@@ -48,6 +53,11 @@ class Recollections:
     @property
     def busy(self) -> bool:
         return bool(self._waiting or self._owed) or self._reading is not None
+
+    @property
+    def urgent(self) -> bool:
+        """Whether something is owed to a session."""
+        return bool(self._owed) or self._session is not None
 
     def add(self, ended: Sequence) -> None:
         """After it has left its slot."""
@@ -72,6 +82,8 @@ class Recollections:
             return None
         if not (most := room(len(beside), self._reading.next_length)):
             return None
+        if self._exact and not beside:
+            most = min(most, _ALONE)
         self._steps = 0
         return Piece(self._slot, self._reading.next(most), wants_logits=False)
 

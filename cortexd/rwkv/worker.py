@@ -28,6 +28,7 @@ from cortexd.rwkv.tokenizer import tokenizer_for
 from cortexd.rwkv.weights_cache import WeightsCache
 
 _PROGRESS_PERIOD = 0.05  # seconds between two reports of a load
+_QUIET = 0.25  # seconds without a request until what was answered is read again
 
 
 class Inbox:
@@ -47,17 +48,19 @@ class Inbox:
         self._arrived.wait()
         return self._commands.popleft()
 
-    def take(self, wait: bool) -> list[wire.Command]:
-        """What has arrived; if `wait`, at least one command."""
+    def take(self, patience: float | None) -> list[wire.Command]:
+        """What has arrived, after waiting so many seconds for a first command; for ever if it is None."""
+        until = None if patience is None else monotonic() + patience
         while True:
             self._arrived.clear()
             taken: list[wire.Command] = []
             with contextlib.suppress(IndexError):
                 while True:
                     taken.append(self._commands.popleft())
-            if taken or not wait:
+            left = None if until is None else until - monotonic()
+            if taken or (left is not None and left <= 0):
                 return taken
-            self._arrived.wait()
+            self._arrived.wait(left)
 
     def _read(self) -> None:
         frames = wire.FrameReader()
@@ -78,6 +81,7 @@ class Worker:
         self._inbox = inbox
         self._running = True
         self._next_report = 0.0
+        self._answered = 0.0  # when a request was last computed for
         self._rejected: list[wire.Rejected] = []
         self._adopted: dict[int, bytearray] = {}  # parts that have arrived of a saved sequence
         cache = WeightsCache(Path(load.cache)) if load.cache else None
@@ -98,7 +102,9 @@ class Worker:
             target=load.step_target,
             exact=self.runner.exact_cuts,
         )
-        self._recollections = Recollections(self.runner.pool, self._kept, self._intake.recollection, self._sessions)
+        self._recollections = Recollections(
+            self.runner.pool, self._kept, self._intake.recollection, self._sessions, exact=self.runner.exact_cuts
+        )
         self.facts = wire.Loaded(
             version=shape.version,
             layers=shape.layers,
@@ -114,15 +120,21 @@ class Worker:
     def run(self) -> None:
         """Until the daemon says so, or goes away."""
         while True:
-            idle = not (self._scheduler.running or self._scheduler.waiting or self._recollections.busy)
-            if idle:
-                self._scheduler.check_idle()
-            for command in self._inbox.take(wait=idle and not self._rejected):
+            for command in self._inbox.take(self._patience()):
                 self.obey(command)
             if not self._running:
                 self._close()
                 return
             self.step()
+
+    def _patience(self) -> float | None:
+        """How long to wait for a command before the next step."""
+        if self._scheduler.running or self._scheduler.waiting or self._rejected or self._recollections.urgent:
+            return 0.0
+        if self._recollections.busy:  # whoever asks next, asks now, and would have to wait for it
+            return max(0.0, self._answered + _QUIET - monotonic())
+        self._scheduler.check_idle()
+        return None
 
     def _close(self) -> None:
         self._recollections.settle(self.runner.run)
@@ -192,6 +204,8 @@ class Worker:
             self._recollections.give_way()
         chosen = self._scheduler.schedule()
         recalled = self._recollections.next_piece(chosen, self._scheduler.pace.room)
+        if chosen:
+            self._answered = monotonic()
         if chosen or recalled is not None:
             pieces = [sequence.next_piece() for sequence in chosen]
             pieces += [] if recalled is None else [recalled]

@@ -38,6 +38,7 @@ _GROWTH = 1.05, 8 * 2**20  # what the last third may hold of what the second did
 _PATIENCE = 120.0  # seconds for one answer
 _SEEDED = 6  # requests whose answers are known
 _TURNS = 4
+_THINKING = 0.8  # seconds between two requests of a client
 _SESSIONS = 8
 _TEXT = "the tide was against us and does not read timetables so we wait in the shade of a stack of crates"
 _WORDS = _TEXT.split()
@@ -82,6 +83,7 @@ class Crowd:
             except (TimeoutError, httpx.HTTPError, AssertionError) as error:
                 self.outcome.problems.append(f"{kind}: {error!r}")
             self.outcome.ended[kind] += 1
+            await asyncio.sleep(dice.expovariate(1 / _THINKING))
 
     async def answer(self, model: str, number: int) -> str:
         """To one of the requests whose answers are known, once they were given."""

@@ -415,3 +415,16 @@ def test_the_pieces_of_a_prompt_are_its_tokens():
     sequence = model.answer(chat(Turn("user", "Hi!")), "")
     pieces: Iterator[int] = (token for piece in sequence.reading.pieces for token in tokens_of(piece))
     assert list(pieces) == model.tokenizer.encode(text)
+
+
+def test_an_answer_is_read_again_only_when_nobody_has_asked_for_a_while(desks: OpenDesk, tiny: Path):
+    desk = desks(tiny)
+    desk.ask(ChatPrompt([HI]))
+    worker = desk.worker
+    assert worker._recollections.busy
+    assert 0.0 < (worker._patience() or 0.0) <= 0.25
+    worker._answered -= 1.0  # seconds ago
+    assert worker._patience() == 0.0
+    while worker._recollections.busy:
+        desk.step()
+    assert worker._patience() is None
