@@ -12,7 +12,7 @@ PROCESS_BYTES = 120 * 2**20
 
 _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}  # what torch asks for
 _BYTES = {"cpu fp32": 4, "cpu bf16": 2, "cpu fp16": 2, "cpu int8": 1.25}  # with scales, and what stays in 16 bits
-_STREAMS = 28  # vectors of the model's width that a token takes in a step at most (measured)
+_STREAMS = 34  # vectors of the model's width that a token takes in a step at most (measured)
 _ROWS = 4  # vectors of the vocabulary's width that are there at once while a token is drawn
 
 

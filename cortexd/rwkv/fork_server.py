@@ -18,9 +18,10 @@ import msgspec
 
 from cortexd import wire
 from cortexd.rwkv import worker
+from cortexd.rwkv.native import native_problem
 from cortexd.rwkv.rows import learn, survey
 from cortexd.rwkv.tokenizer import WorldTokenizer, tokenizer_for
-from cortexd_kernels.native.library import open_native
+from cortexd_kernels.native.library import do_without, open_native
 
 _OOM_SCORE = "500"
 _UNHURRIED = 10  # niceness: a load does not wait for the survey
@@ -66,22 +67,30 @@ def _survey(control: socket.socket) -> tuple[int, int]:
     findings, tell = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        with contextlib.suppress(BaseException):
+        status = 1
+        try:
             signal.set_wakeup_fd(-1)
             control.close()
             os.nice(_UNHURRIED)
-            if open_native().library is None:
-                os.write(tell, survey(len(os.sched_getaffinity(0))))
-        os._exit(0)
+            if problem := native_problem():
+                os.write(tell, problem.encode() + b"\n" + survey(len(os.sched_getaffinity(0))))
+            status = 0
+        finally:
+            os._exit(status)
     os.close(tell)
     return pid, findings
 
 
 def _learn(surveyor: int, findings: int) -> None:
-    with open(findings, "rb") as file, contextlib.suppress(msgspec.MsgspecError):
-        learn(file.read())
-    os.waitpid(surveyor, 0)
-    open_native()  # for all that are forked from now on
+    with open(findings, "rb") as file:
+        problem, _, products = file.read().partition(b"\n")
+    _, status = os.waitpid(surveyor, 0)
+    if problem or status:
+        do_without(problem.decode() or "whoever tried them crashed")
+    else:
+        open_native()  # for all that are forked from now on
+    with contextlib.suppress(msgspec.MsgspecError):
+        learn(products)
 
 
 def _fork(control: socket.socket, ticket: int, fd: int) -> int:

@@ -4,13 +4,23 @@ import os
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
+from cortexd_kernels.native import library
 from cortexd_kernels.native.layout import quantise
-from cortexd_kernels.native.library import GENERIC, build, find_compiler, open_library, open_native, processor_level
+from cortexd_kernels.native.library import (
+    GENERIC,
+    build,
+    do_without,
+    find_compiler,
+    open_library,
+    open_native,
+    processor_level,
+)
 from cortexd_kernels.native.stages import product
 from cortexd_kernels.native.threads import Threads
 from tests.kernels.native_library import CACHE, native_or_skip
@@ -39,7 +49,7 @@ def test_a_compiler_that_fails_is_a_reason_and_leaves_nothing_behind(tmp_path: P
     native = open_library(tmp_path / "cache", beside=tmp_path / "none")
     assert native.library is None
     assert "out of order" in native.description
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list((tmp_path / "cache").glob("native*")) == []
 
 
 def test_a_library_that_cannot_be_loaded_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -49,7 +59,7 @@ def test_a_library_that_cannot_be_loaded_is_a_reason(tmp_path: Path, monkeypatch
     monkeypatch.setenv("CXX", str(writes_nonsense))
     native = open_library(tmp_path / "cache", beside=tmp_path / "none")
     assert native.library is None
-    assert native.description.startswith("no native kernels")
+    assert native.description.startswith("no native kernels: what was compiled does not load")
 
 
 def test_what_is_compiled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -60,7 +70,7 @@ def test_what_is_compiled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     second = open_library(tmp_path, beside=tmp_path / "none")
     assert second.library is not None
     assert "kept in" in second.description
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob("native*"))) == 1
 
 
 def test_the_generic_level_computes_the_same_product():
@@ -137,3 +147,60 @@ def test_two_callers_take_turns():
     for caller in callers:
         caller.join()
     assert right == [True] * 3
+
+
+def test_whoever_did_not_compile_the_library_may_load_it_too(tmp_path: Path):
+    native_or_skip()
+    build(tmp_path / "native.so", GENERIC, compiler())
+    assert (tmp_path / "native.so").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.fixture
+def copier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A compiler that hands out what is compiled already; and where it counts how often it was asked."""
+    native = native_or_skip()
+    log, copies = tmp_path / "asked", tmp_path / "copies"
+    assert native.library is not None
+    copies.write_text(f"#!/bin/sh\nfor last; do :; done\necho >> {log}\ncp {native.library._name} $last\n")
+    copies.chmod(0o755)
+    monkeypatch.setenv("CXX", str(copies))
+    return log
+
+
+def test_a_library_that_is_cut_off_is_compiled_anew(tmp_path: Path, copier: Path):
+    cache = tmp_path / "cache"
+    first = open_library(cache, beside=tmp_path / "none")
+    kept = cache / f"{first.build}.so"
+    kept.unlink()
+    kept.write_bytes(b"")  # as after a power cut
+    assert open_library(cache, beside=tmp_path / "none").library is not None
+    assert len(copier.read_text().splitlines()) == 2
+
+
+def test_of_several_that_need_the_library_at_once_one_compiles_it(tmp_path: Path, copier: Path):
+    with ThreadPoolExecutor(4) as several:
+        opened = several.map(lambda _: open_library(tmp_path / "cache", beside=tmp_path / "none"), range(4))
+    assert all(native.library is not None for native in opened)
+    assert len(copier.read_text().splitlines()) == 1
+
+
+def test_a_user_without_a_home_uses_what_is_installed_and_is_told_where_nothing_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def nowhere() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    native = native_or_skip()
+    assert native.library is not None
+    (tmp_path / f"{native.build}.so").write_bytes(Path(native.library._name).read_bytes())
+    assert open_library(beside=tmp_path).library is not None
+    assert "no home" in open_library(beside=tmp_path / "none").description
+
+
+def test_what_is_given_up_is_not_tried_again(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(library, "_opened", {})
+    do_without("it computes wrongly")
+    assert open_native().library is None
+    assert "it computes wrongly; PyTorch" in open_native().description

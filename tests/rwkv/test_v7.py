@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from cortexd.errors import LoadFailed
+from cortexd.rwkv import native
 from cortexd.rwkv.batch import PIECE, Piece
+from cortexd.rwkv.native import native_problem
 from cortexd.rwkv.runner import Runner
 from cortexd.rwkv.strategy import parse_strategy
 from cortexd_kernels.native.library import Native
@@ -215,3 +217,10 @@ def test_what_only_native_kernels_compute_is_refused_without_them(tiny: Path, st
 )
 def test_auto_computes_with_weights_as_they_are_stored_where_that_is_fast(stored: str, native: bool, expected: str):
     assert str(parse_strategy("auto", stored, native=native)) == expected
+
+
+def test_kernels_that_compute_wrongly_on_this_processor_are_found_out(monkeypatch: pytest.MonkeyPatch):
+    native_or_skip()
+    assert native_problem() == ""
+    monkeypatch.setattr(native, "product", lambda threads, weight, x, scales: torch.zeros(len(x), len(weight)))
+    assert "compute wrongly with fp32" in native_problem()

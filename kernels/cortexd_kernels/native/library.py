@@ -1,6 +1,8 @@
 """The compiled library: found beside its source, or compiled once into the user's cache."""
 
+import contextlib
 import ctypes
+import fcntl
 import functools
 import hashlib
 import os
@@ -8,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,38 +43,52 @@ class Native:
     build: str = ""
 
 
-@functools.cache
+_opened: dict[tuple[Path | None, str | None], Native] = {}
+
+
 def open_native(cache: Path | None = None, level: str | None = None) -> Native:
     """`open_library`, once for all callers."""
-    return open_library(cache, level)
+    if (cache, level) not in _opened:
+        _opened[cache, level] = open_library(cache, level)
+    return _opened[cache, level]
+
+
+def do_without(reason: str) -> None:
+    """`open_native` finds none from now on, and does not try."""
+    _opened[None, None] = _absent(processor_level(), reason)
 
 
 @functools.cache
 def is_expected() -> bool:
     """Whether `open_native` will find a library or can compile one, without doing so."""
-    level = processor_level()
-    name = _name(level)
-    return (_HERE / name).exists() or (_user_cache() / name).exists() or find_compiler() is not None
+    name = _name(processor_level())
+    folders = filter(None, (_HERE, _user_cache()))
+    return any(_is_readable(folder / name) for folder in folders) or find_compiler() is not None
 
 
 def open_library(cache: Path | None = None, level: str | None = None, beside: Path = _HERE) -> Native:
-    """The library for this processor, or for another `level`; compiled into `cache` where none lies `beside` the source."""
+    """The library for this processor, or for another `level`; compiled into `cache` where none lies `beside` the source.
+
+    A file that cannot be loaded, of another machine or cut off, is passed over.
+    """
     level = level or processor_level()
-    cache = cache or _user_cache()
     name = _name(level)
-    if (brought := beside / name).exists():
-        return _open(brought, level, "installed")
-    if (kept := cache / name).exists():
-        return _open(kept, level, f"kept in {cache}")
+    if (brought := _open(beside / name, level, "installed")) is not None:
+        return brought
+    if (cache := cache or _user_cache()) is None:
+        return _absent(level, "there is no directory for them, as this user has no home")
     compiler = find_compiler()
-    if compiler is None:
-        return _absent(level, "no C++ compiler (g++ or clang++) on PATH")
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        build(kept, level, compiler)
+        with _turn(cache / "lock"):
+            if (kept := _open(cache / name, level, f"kept in {cache}")) is not None:
+                return kept
+            if compiler is None:
+                return _absent(level, "no C++ compiler (g++ or clang++) on PATH")
+            build(cache / name, level, compiler)
     except (OSError, subprocess.SubprocessError) as error:
         return _absent(level, _first_error(error))
-    return _open(kept, level, f"compiled by {compiler}")
+    return _open(cache / name, level, f"compiled by {compiler}") or _absent(level, "what was compiled does not load")
 
 
 def build(path: Path, level: str, compiler: str) -> None:
@@ -81,6 +98,7 @@ def build(path: Path, level: str, compiler: str) -> None:
     try:
         command = [compiler, *_flags(level), str(_HERE / _MAIN), "-o", part]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=_PATIENCE)
+        Path(part).chmod(0o755)  # whoever else uses this installation may load it
         Path(part).replace(path)
     finally:
         Path(part).unlink(missing_ok=True)
@@ -114,11 +132,25 @@ def find_compiler() -> str | None:
     return next(filter(shutil.which, filter(None, (os.environ.get("CXX"), *_COMPILERS))), None)
 
 
-def _open(path: Path, level: str, origin: str) -> Native:
+def _open(path: Path, level: str, origin: str) -> Native | None:
+    if not _is_readable(path):
+        return None
     try:
         return Native(ctypes.CDLL(str(path)), level, f"native kernels, {level}, {origin}", path.stem)
-    except OSError as error:
-        return _absent(level, str(error))
+    except OSError:
+        return None
+
+
+def _is_readable(path: Path) -> bool:
+    return os.access(path, os.R_OK) and path.stat().st_size > 0
+
+
+@contextlib.contextmanager
+def _turn(path: Path) -> Generator[None]:
+    """One process at a time: who has waited for another's compiler finds what it made."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _absent(level: str, reason: str) -> Native:
@@ -148,8 +180,11 @@ def _processor_flags() -> frozenset[str]:
     return next((frozenset(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), frozenset())
 
 
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cortexd" / "native"
+def _user_cache() -> Path | None:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cortexd" / "native"
+    except RuntimeError:  # no home directory is known
+        return None
 
 
 def _first_error(error: Exception) -> str:

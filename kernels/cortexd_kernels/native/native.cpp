@@ -50,7 +50,7 @@ struct Room {
 
     void make(const Model& m, int T, int wanted) {
         size_t size = lay(m, T, wanted, nullptr);
-        if (size > numbers_.size()) numbers_.resize(size);
+        if (size > numbers_.size()) numbers_ = Floats(), numbers_.resize(size);  // nothing in them is kept
         lay(m, T, wanted, numbers_.data());
         if ((size_t)T * (m.ffn_width + 1) > ids_.size()) ids_.resize((size_t)T * (m.ffn_width + 1));
         counts = ids_.data(), ids = counts + T;

@@ -176,7 +176,7 @@ inline void lay_all(Pool& pool, const Product* products, int count, int T, Opera
         at[i] = place((size_t)T * m.columns / (m.format == INT8 ? 2 : 1)), scales[i] = place(T);
     }
     operands.laid.resize(count);
-    if (operands.room.size() < size) operands.room.resize(size);
+    if (operands.room.size() < size) operands.room = Floats(), operands.room.resize(size);  // nothing in it is kept
     float* room = operands.room.data();
     for (int i = 0; i < count; i++) {
         const bool integers = products[i].matrix->format == INT8;
