@@ -40,13 +40,18 @@ class SessionHead(msgspec.Struct, frozen=True, kw_only=True):
         return sum(map(len, self.pieces)) // 4
 
 
-class SessionFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file as it is found."""
+class SessionPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that nobody has looked into."""
 
     path: Path
-    head: SessionHead
     bytes: int
     used_at: float  # seconds since the epoch
+
+
+class SessionFile(SessionPlace, frozen=True, kw_only=True):
+    """A file as it is found."""
+
+    head: SessionHead
 
 
 def place_of(root: Path, identity: str, key: SessionKey) -> Path:
@@ -94,12 +99,20 @@ def write(path: Path, head: SessionHead, state: Sequence[memoryview]) -> None:
         part.unlink(missing_ok=True)
 
 
+def places(root: Path) -> Iterator[SessionPlace]:
+    """All that there are, in no order."""
+    for path in root.glob(f"*/*{_ENDING}"):
+        with contextlib.suppress(OSError):  # it was removed a moment ago
+            info = path.stat()
+            yield SessionPlace(path=path, bytes=info.st_size, used_at=info.st_mtime)
+
+
 def found(root: Path) -> Iterator[SessionFile]:
     """All that can be read, in no order."""
-    for path in root.glob(f"*/*{_ENDING}"):
+    for place in places(root):
         with contextlib.suppress(OSError, ValueError):  # it was removed a moment ago, or is damaged
-            info = path.stat()
-            yield SessionFile(path=path, head=read_head(path), bytes=info.st_size, used_at=info.st_mtime)
+            head = read_head(place.path)
+            yield SessionFile(path=place.path, head=head, bytes=place.bytes, used_at=place.used_at)
 
 
 def remove(paths: Iterable[Path]) -> None:

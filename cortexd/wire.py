@@ -92,6 +92,13 @@ class ForgetStates(msgspec.Struct, frozen=True, tag="forget_states"):
     """Drop all that is kept of what was read, on the disk too."""
 
 
+class ForgetSession(msgspec.Struct, frozen=True, tag="forget_session"):
+    """It was removed: nothing that is known of it by now may be kept."""
+
+    tenant: str
+    name: str
+
+
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     """Open this checkpoint and get ready; sent once, first."""
 
@@ -189,6 +196,7 @@ Command = (
     | Adopt
     | CacheLimits
     | ForgetStates
+    | ForgetSession
     | Shutdown
 )
 

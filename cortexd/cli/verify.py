@@ -11,6 +11,7 @@ import msgspec
 
 from cortexd import wire
 from cortexd.checkpoints.header import read_header
+from cortexd.checkpoints.problem import printable
 from cortexd.checkpoints.shape import ModelShape, identify
 from cortexd.cli.options import json_option
 from cortexd.cli.output import human_bytes, print_json, print_table
@@ -29,7 +30,7 @@ _COLUMNS = ("STRATEGY", "WEIGHTS", "KL", "KL 99 %", "SAME TOKEN", "PERPLEXITY")
     "strategies",
     multiple=True,
     type=click.Choice([name for name in wire.STRATEGIES if name not in ("auto", "cpu fp32")]),
-    help="What to compare; may be repeated.  [default: all]",
+    help="What to compare; may be repeated.  [default: all that run here]",
 )
 @click.option(
     "--text",
@@ -45,13 +46,14 @@ def verify(path: Path, quality: bool, strategies: tuple[str, ...], text: Path | 
     the same.
     """
     shape = identify(read_header(path))
-    task: dict[str, Any] = {"path": str(path.resolve()), "threads": os.cpu_count() or 1}
-    if quality or strategies or text:
-        task["strategies"] = strategies or _COMPARED
-        task["text"] = _text_of(text)
+    task: dict[str, Any] = {"path": _name_of(path), "threads": os.cpu_count() or 1}
+    if quality or strategies or text is not None:
+        task |= {"strategies": strategies or _COMPARED, "lenient": not strategies, "text": _text_of(text)}
     report = _inspect(task)
     if report["problem"]:
         raise UnsupportedCheckpoint(report["problem"])
+    if left_out := report["left_out"]:
+        click.echo(f"Left out, as the native kernels are not there: {', '.join(left_out)}.", err=True)
     if as_json:
         print_json({"path": str(path), **_facts(shape), "quality": report["quality"]})
         return
@@ -69,9 +71,19 @@ def _inspect(task: dict[str, Any]) -> dict[str, Any]:
     return msgspec.json.decode(done.stdout)
 
 
-def _text_of(path: Path | None) -> str:
+def _name_of(path: Path) -> str:
+    """Where it is, from everywhere."""
+    name = str(path.resolve())
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UnsupportedCheckpoint(f"{printable(path.name)} has a path that is not in UTF-8; rename it.") from None
+    return name
+
+
+def _text_of(path: Path | None) -> str | None:
     if path is None:
-        return ""
+        return None
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

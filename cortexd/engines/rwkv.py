@@ -75,6 +75,7 @@ class RwkvEngine:
         )
         self._host.states.join(self._rule)
         self._host.tempo.join(self._rule)
+        self._host.sessions.join(self._rule)
         return await self._load(self._load_command(), report)
 
     async def park(self) -> None:
@@ -323,6 +324,7 @@ class RwkvEngine:
         self._host.cores.end(self._grant)
         self._host.states.leave(self._rule)
         self._host.tempo.leave(self._rule)
+        self._host.sessions.leave(self._rule)
         self._suspension.fail(EngineDied())
         for waiting in (*self._pongs.values(), self._parking, self._suspending):
             if waiting is not None and not waiting.done():

@@ -9,9 +9,11 @@ from time import time
 import msgspec
 
 from cortexd import session_files
+from cortexd.engines.audience import Audience
 from cortexd.errors import UnknownSession
 from cortexd.events import Event, SessionLost
-from cortexd.session_files import SessionFile
+from cortexd.session_files import SessionFile, SessionHead
+from cortexd.wire import ForgetSession
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,10 +28,11 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     used_at: float  # seconds since the epoch
 
 
-class Sessions:
-    """`directory` is where they outlive engine and daemon; None: nowhere."""
+class Sessions(Audience[ForgetSession]):
+    """`directory` is where they outlive engine and daemon; None: nowhere. Engines that run are told of those that are removed."""
 
     def __init__(self, directory: Path | None, publish: Callable[[Event], None]) -> None:
+        super().__init__()
         self.directory = directory
         self._publish = publish
         self._limit = 0
@@ -53,8 +56,11 @@ class Sessions:
         ]
 
     async def remove(self, name: str, tenant: str) -> int:
-        """With every model; how many there were. Raises UnknownSession where there was none."""
+        """With every model, and what engines were about to keep of it; how many there were. Raises UnknownSession where there was
+        none.
+        """
         removed = await asyncio.to_thread(self._remove, name, tenant)
+        self._tell(ForgetSession(tenant, name))  # after that, so that what they have just kept is seen and goes too
         if not removed:
             raise UnknownSession(f"There is no session {name}.")
         return removed
@@ -73,7 +79,7 @@ class Sessions:
 
     def failed(self, tenant: str, name: str, model: str, problem: str) -> None:
         """What it has been left with could not be kept; what is there is of an earlier turn, or nothing."""
-        self._tell(tenant, name, model, f"its last turn cannot be kept: {problem}")
+        self._lost(tenant, name, model, f"its last turn cannot be kept: {problem}")
 
     async def close(self) -> None:
         if self._fitting is not None:
@@ -83,29 +89,29 @@ class Sessions:
         try:
             while self._again:
                 self._again = False
-                for file in await asyncio.to_thread(self._fit):
-                    key = file.head.key
-                    self._tell(
-                        key.tenant, key.name, file.head.model, "sessions have no more room: it was unused for longest"
-                    )
+                for head in await asyncio.to_thread(self._fit):
+                    reason = "sessions have no more room: it was unused for longest"
+                    self._lost(head.key.tenant, head.key.name, head.model, reason)
         finally:
             self._fitting = None
 
-    def _fit(self) -> list[SessionFile]:
-        """Removes what was unused for longest, until the rest has room."""
-        if self.directory is not None:
-            with contextlib.suppress(OSError):
-                session_files.sweep(self.directory)
-        files = self._found()
-        held = sum(file.bytes for file in files)
-        gone: list[SessionFile] = []
-        for file in files:
+    def _fit(self) -> list[SessionHead]:
+        """Removes what was unused for longest, until the rest has room. Reads nothing of what stays: it runs after every turn."""
+        if self.directory is None:
+            return []
+        with contextlib.suppress(OSError):
+            session_files.sweep(self.directory)
+        places = sorted(session_files.places(self.directory), key=lambda place: (place.used_at, place.path))
+        held = sum(place.bytes for place in places)
+        gone: list[SessionHead] = []
+        for place in places:
             if held <= self._limit:
                 break
             with contextlib.suppress(OSError):
-                file.path.unlink(missing_ok=True)
-                held -= file.bytes
-                gone.append(file)
+                head = _head_of(place.path)
+                place.path.unlink(missing_ok=True)
+                held -= place.bytes
+                gone += [head] if head is not None else []
         return gone
 
     def _remove(self, name: str, tenant: str) -> int:
@@ -119,5 +125,13 @@ class Sessions:
             return []
         return sorted(session_files.found(self.directory), key=lambda file: (file.used_at, file.path))
 
-    def _tell(self, tenant: str, name: str, model: str, reason: str) -> None:
+    def _lost(self, tenant: str, name: str, model: str, reason: str) -> None:
         self._publish(SessionLost(at=time(), session=name, tenant=tenant, model=model, reason=reason))
+
+
+def _head_of(path: Path) -> SessionHead | None:
+    """None where it is damaged: nobody misses that."""
+    try:
+        return session_files.read_head(path)
+    except (OSError, ValueError):
+        return None

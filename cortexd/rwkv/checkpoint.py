@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType] - its paths are untyped
@@ -70,7 +70,8 @@ class Checkpoint:
 
 def _map_pth(path: str) -> dict[str, Tensor]:
     try:
-        return cast("dict[str, Tensor]", torch.load(path, map_location="cpu", mmap=True, weights_only=True))
+        loaded = cast("dict[str, Any]", torch.load(path, map_location="cpu", mmap=True, weights_only=True))
+        return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}  # not the trainer's notes
     except Exception as error:
         raise UnsupportedCheckpoint(
             f"{Path(path).name} cannot be read as a PyTorch checkpoint ({error}); download or convert it again."

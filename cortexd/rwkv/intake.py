@@ -54,7 +54,7 @@ class Intake:
             echo=text if request.echo else "",
             asked=request.prompt,
             tenant=request.tenant,
-            initial_state=tuned.hash if tuned is not None else "",
+            initial_state=tuned,
             state=self.states.get(tuned) if tuned is not None else None,
             priority=request.priority,
             session=SessionKey(request.tenant, request.session) if request.session else None,

@@ -6,6 +6,7 @@ from collections.abc import Sequence as Items
 from functools import partial
 from typing import Any
 
+from cortexd.errors import BadRequest
 from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.prefix_cache import PrefixCache
 from cortexd.rwkv.reading import Reading
@@ -13,6 +14,7 @@ from cortexd.rwkv.sequence import Sequence
 from cortexd.rwkv.sessions import Sessions
 from cortexd.rwkv.state import SavedState, StatePool
 from cortexd.session_files import SessionKey
+from cortexd.wire import InitialState
 
 _MOST = 32  # answers that wait to be read; the oldest are given up
 _MOST_OWED = 256  # the same of sessions
@@ -33,18 +35,20 @@ class Recollections:
         pool: StatePool,
         cache: PrefixCache[SavedState],
         recollection: Callable[[Sequence], Reading | None],
+        tuned: Callable[[InitialState], SavedState],
         sessions: Sessions | None = None,
         *,
         exact: bool = False,
     ) -> None:
-        """`exact` as `Pace` has it."""
+        """`tuned` raises BadRequest where there is no such state any more; `exact` as `Pace` has it."""
         self._pool = pool
         self._cache = cache
         self._recollection = recollection
+        self._tuned = tuned
         self._sessions = sessions
         self._exact = exact
         self._waiting: deque[Sequence] = deque(maxlen=_MOST)
-        self._owed: deque[Sequence] = deque(maxlen=_MOST_OWED)
+        self._owed: deque[Sequence] = deque()
         self._reading: Reading | None = None
         self._session: SessionKey | None = None  # to which it is owed
         self._slot: int | None = None
@@ -66,19 +70,31 @@ class Recollections:
             for other in earlier:
                 self._owed.remove(other)
             self._owed.append(ended)
+            if len(self._owed) > _MOST_OWED:
+                self._lose(self._owed.popleft(), "too many turns have ended at once")
             self.give_way()
             self._begin()
         elif self._cache.keeps:
             self._waiting.append(ended)
 
-    def next_piece(self, beside: list[Sequence], room: Callable[[int, int], int]) -> Piece | None:
-        """For a step in which these take part; `room` is that of `Pace`."""
+    def next_piece(
+        self,
+        beside: list[Sequence],
+        room: Callable[[int, int], int],
+        *,
+        prompts: bool = False,
+        waited_for: bool = False,
+    ) -> Piece | None:
+        """For a step in which these take part; `room` is that of `Pace`.
+
+        While `prompts` are read, only what is owed to a session is; when its slot is `waited_for`, in every step.
+        """
         self._steps += 1
-        if beside and self._steps < _BESIDE:
+        if beside and self._steps < _BESIDE and not (waited_for and self._session is not None):
             return None
         if not self._begin() or self._reading is None or self._slot is None:
             return None
-        if self._session is None and any(sequence.prefilling for sequence in beside):
+        if self._session is None and prompts:
             return None
         if not (most := room(len(beside), self._reading.next_length)):
             return None
@@ -112,7 +128,21 @@ class Recollections:
         while self._begin() and self._reading is not None and self._slot is not None:
             run([Piece(self._slot, self._reading.next(), wants_logits=False)])
             self.keep()
+        for ended in self._owed:
+            self._lose(ended, "its worker ended while others computed")
         self.clear()
+
+    def forget(self, session: SessionKey) -> None:
+        """Nothing is owed to it any more."""
+        for ended in [ended for ended in self._owed if ended.session == session]:
+            self._owed.remove(ended)
+        if self._session == session:
+            self._release()
+
+    def clear_unowed(self) -> None:
+        """All but what is owed to sessions."""
+        self._waiting.clear()
+        self.give_way()
 
     def clear(self) -> None:
         self._waiting.clear()
@@ -144,9 +174,16 @@ class Recollections:
         state = self._cache.resume(reading)
         if owed and ended.session is not None and self._sessions is not None:
             state = self._sessions.resume(ended.session, reading) or state
-        state = state or ended.tuned
-        if state is None and ended.initial_state:  # it was suspended, and what it began from stayed behind
-            return
+        if state is None and ended.initial_state is not None:
+            try:
+                state = self._tuned(ended.initial_state)
+            except BadRequest:  # somebody has removed it since the turn began
+                self._lose(ended, "the state that it began from cannot be read any more")
+                return
         self._reading, self._session, self._slot = reading, ended.session if owed else None, self._pool.take()
         if state is not None:
             self._pool.restore(self._slot, state)
+
+    def _lose(self, ended: Sequence, problem: str) -> None:
+        if ended.session is not None and self._sessions is not None:
+            self._sessions.lose(ended.session, problem)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cortexd.checkpoints.shape import ModelShape
 from cortexd.errors import LoadFailed
 from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.checkpoint import ReportBytes
@@ -83,10 +84,7 @@ class Runner:
 
     def _open(self, report: ReportBytes) -> Weights:
         weights = open_weights(self._path, self._strategy, self._cache, report, native=self.threads is not None)
-        if weights.shape.head_size != HEAD_SIZE:
-            raise LoadFailed(
-                f"{self._path.name} has heads of {weights.shape.head_size} channels; RWKV-7 models have {HEAD_SIZE}."
-            )
+        check_heads(weights.shape, self._path.name)
         return weights
 
     def _begin(self, weights: Weights) -> None:
@@ -109,6 +107,12 @@ class Runner:
             raise LoadFailed(
                 f"{self._path.name} computes no finite numbers: its weights are damaged; download it again."
             )
+
+
+def check_heads(shape: ModelShape, name: str) -> None:
+    """Raises LoadFailed where no runner computes with such a model."""
+    if shape.head_size != HEAD_SIZE:
+        raise LoadFailed(f"{name} has heads of {shape.head_size} channels; RWKV-7 models have {HEAD_SIZE}.")
 
 
 def _give_back_freed() -> None:

@@ -10,6 +10,7 @@ from cortexd.rwkv.prefix_cache import PrefixCache
 from cortexd.rwkv.sequence import Sequence
 from cortexd.rwkv.sessions import Sessions
 from cortexd.rwkv.state import SavedState, StatePool
+from cortexd.session_files import SessionKey
 
 
 class Scheduler:
@@ -46,6 +47,11 @@ class Scheduler:
     @property
     def running(self) -> int:
         return len(self._running)
+
+    @property
+    def reading(self) -> bool:
+        """Whether a prompt that has a slot is not at its end."""
+        return any(sequence.prefilling for sequence in self._running)
 
     def add(self, sequence: Sequence) -> None:
         sequence.arrival = next(self._arrivals)
@@ -99,6 +105,12 @@ class Scheduler:
                 state = self._pool.save(sequence.slot)
                 self.finish(sequence)
                 yield sequence, state
+
+    def forget(self, session: SessionKey) -> None:
+        """Its turns that are under way are of none from now on."""
+        for sequence in self._all():
+            if sequence.session == session:
+                sequence.session = None
 
     def check_idle(self) -> None:
         """What must hold when nothing runs: every slot is free."""

@@ -12,7 +12,7 @@ from cortexd.rwkv.state import SavedState
 from cortexd.rwkv.stops import SavedStops, StopMatcher
 from cortexd.rwkv.tokenizer import TextDecoder, Tokenizer
 from cortexd.session_files import SessionKey
-from cortexd.wire import Delta, Finish, Prompt, Usage
+from cortexd.wire import Delta, Finish, InitialState, Prompt, Usage
 
 
 class SavedSequence(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class SavedSequence(msgspec.Struct, frozen=True, kw_only=True):
     generated: int
     reasoned: int
     state: bytes
-    initial_state: str
+    initial_state: InitialState | None
     priority: int = 0
     session: SessionKey | None = None
 
@@ -53,13 +53,13 @@ class Sequence:
         echo: str = "",
         asked: Prompt | None = None,
         tenant: str = "",
-        initial_state: str = "",
+        initial_state: InitialState | None = None,
         state: SavedState | None = None,
         priority: int = 0,
         session: SessionKey | None = None,
     ) -> None:
-        """`asked` is what `prompt` was made of, for the next turn; None: there will be none. `initial_state` is the SHA-256 of the
-        tuned state it began from, "" for none; `state` where it goes on.
+        """`asked` is what `prompt` was made of, for the next turn; None: there will be none. `initial_state` is what it
+        began from, None for nothing; `state` where it goes on.
         """
         self.id = id
         self.prompt_tokens = len(prompt)
@@ -71,8 +71,8 @@ class Sequence:
         self.share = PIECE  # most tokens of its prompt in the next step
         self.initial_state = initial_state
         self.state = state  # until it has a slot
-        self.tuned = state if initial_state else None
-        self.reading = Reading.of(prompt, tokenizer, start_of(tenant, initial_state))
+        start = start_of(tenant, initial_state.hash if initial_state is not None else "")
+        self.reading = Reading.of(prompt, tokenizer, start)
         self.asked = asked
         self._said: list[str] = []
         self._last = -1
@@ -103,7 +103,6 @@ class Sequence:
             priority=saved.priority,
             session=saved.session,
         )
-        sequence.tuned = None
         sequence.prompt_tokens = saved.prompt_tokens
         sequence.reading = saved.reading
         sequence._said = [saved.said]

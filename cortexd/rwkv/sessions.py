@@ -62,13 +62,26 @@ class Sessions:
         if not self.on:
             return
         with self._lock:
-            if (
-                self._waiting and self._waiting + state.nbytes > _MOST_WAITING
-            ):  # the disk is too slow; the turn before stays
-                return
-            self._waiting += state.nbytes
+            slow = self._waiting and self._waiting + state.nbytes > _MOST_WAITING
+            if not slow:
+                self._waiting += state.nbytes
+        if slow:
+            self.lose(key, "the disk is too slow")
+            return
         start, pieces = reading.start, list(reading.pieces)
         self._jobs.put(lambda: self._write(key, start, pieces, state))
+
+    def lose(self, key: SessionKey, problem: str) -> None:
+        """Its last turn cannot be kept, and the one before stays: whoever asks should know why."""
+        if self.on:
+            self._report(key, problem)
+
+    def forget(self, key: SessionKey) -> None:
+        """Somebody has removed it: what waits to be written of it, or is being written, does not bring it back."""
+        if self._thread.is_alive():
+            self._jobs.put(lambda: self._remove(key))
+        else:
+            self._remove(key)
 
     def close(self) -> None:
         """Returns when what is to be written is written."""
@@ -91,5 +104,12 @@ class Sessions:
             problem = error.strerror or "it cannot be written"
         with self._lock:
             self._waiting -= state.nbytes
+        self._report(key, problem)
+
+    def _remove(self, key: SessionKey) -> None:
+        with suppress(OSError):
+            session_files.remove([session_files.place_of(self._root, self._identity, key)])
+
+    def _report(self, key: SessionKey, problem: str) -> None:
         with suppress(OSError):  # the daemon has gone
             self._tell(SessionKept(key.tenant, key.name, problem))

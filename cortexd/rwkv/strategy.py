@@ -42,12 +42,17 @@ def parse_strategy(text: str, stored: str, *, native: bool) -> Strategy:
     device, _, name = text.partition(" ")
     if device != "cpu" or name not in _DTYPES:
         raise LoadFailed(f"The strategy {text!r} is not one this version can run: use {one_of(STRATEGIES)}.")
-    if _DTYPES[name] in _NATIVE_ONLY and not native:
+    if needs_native(text) and not native:
         raise LoadFailed(
             f"The strategy {text!r} needs the native kernels, which are not there: install a C++ compiler (g++ or clang++), "
             "or use 'auto'."
         )
     return Strategy(device, _DTYPES[name])
+
+
+def needs_native(text: str) -> bool:
+    """Whether PyTorch does not compute this strategy."""
+    return _DTYPES.get(text.partition(" ")[2]) in _NATIVE_ONLY
 
 
 def candidates(text: str) -> list[torch.dtype]:

@@ -26,6 +26,7 @@ from cortexd.rwkv.sessions import Sessions
 from cortexd.rwkv.state_files import StateFiles
 from cortexd.rwkv.tokenizer import tokenizer_for
 from cortexd.rwkv.weights_cache import WeightsCache
+from cortexd.session_files import SessionKey
 
 _PROGRESS_PERIOD = 0.05  # seconds between two reports of a load
 _QUIET = 0.25  # seconds without a request until what was answered is read again
@@ -103,7 +104,12 @@ class Worker:
             exact=self.runner.exact_cuts,
         )
         self._recollections = Recollections(
-            self.runner.pool, self._kept, self._intake.recollection, self._sessions, exact=self.runner.exact_cuts
+            self.runner.pool,
+            self._kept,
+            self._intake.recollection,
+            self._intake.states.get,
+            self._sessions,
+            exact=self.runner.exact_cuts,
         )
         self.facts = wire.Loaded(
             version=shape.version,
@@ -124,6 +130,9 @@ class Worker:
                 self.obey(command)
             if not self._running:
                 self._close()
+                for command in self._inbox.take(0.0):
+                    if isinstance(command, wire.ForgetSession):  # removed while it was written
+                        self.obey(command)
                 return
             self.step()
 
@@ -176,8 +185,10 @@ class Worker:
             case wire.CacheLimits():
                 self._limit(command)
             case wire.ForgetStates():
-                self._recollections.clear()
+                self._recollections.clear_unowed()
                 self._kept.forget()
+            case wire.ForgetSession(tenant, name):
+                self._forget(SessionKey(tenant, name))
             case wire.Park():
                 self._recollections.settle(self.runner.run)
                 self._scheduler.check_idle()
@@ -200,10 +211,13 @@ class Worker:
     def step(self) -> None:
         began = monotonic()
         deltas: list[wire.Delta] = []
-        if self._scheduler.waiting and not self.runner.pool.free:
+        crowded = bool(self._scheduler.waiting and not self.runner.pool.free)
+        if crowded:
             self._recollections.give_way()
         chosen = self._scheduler.schedule()
-        recalled = self._recollections.next_piece(chosen, self._scheduler.pace.room)
+        recalled = self._recollections.next_piece(
+            chosen, self._scheduler.pace.room, prompts=self._scheduler.reading, waited_for=crowded
+        )
         if chosen:
             self._answered = monotonic()
         if chosen or recalled is not None:
@@ -225,6 +239,12 @@ class Worker:
         if deltas or self._rejected:
             self._send(wire.Step(deltas, self._rejected))
             self._rejected = []
+
+    def _forget(self, session: SessionKey) -> None:
+        self._scheduler.forget(session)
+        self._recollections.forget(session)
+        if self._sessions is not None:
+            self._sessions.forget(session)
 
     def _suspend(self) -> None:
         self._tell([])  # who has been refused is told so, not suspended

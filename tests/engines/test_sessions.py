@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from cortexd import session_files
 from cortexd.engines.fork_server import ForkServer
 from cortexd.engines.protocol import GenerationRequest
 from cortexd.engines.rwkv import RwkvEngine
@@ -41,16 +42,19 @@ async def engine(host: Host, checkpoint: Path) -> AsyncGenerator[RwkvEngine]:
     await host.sessions.close()
 
 
-async def turn(engine: RwkvEngine, *turns: Turn, session: str = "chat", tenant: str = "ada") -> tuple[str, int]:
-    """What it says, and how many tokens it did not have to read."""
-    request = GenerationRequest(
+def asking(*turns: Turn, session: str = "chat", tenant: str = "ada") -> GenerationRequest:
+    return GenerationRequest(
         prompt=ChatPrompt(list(turns)),
         sampling=Sampling(seed=1, logit_bias=NEVER_ENDING),
         max_tokens=30,
         session=session,
         tenant=tenant,
     )
-    text, last = await collect(engine, request)
+
+
+async def turn(engine: RwkvEngine, *turns: Turn, session: str = "chat", tenant: str = "ada") -> tuple[str, int]:
+    """What it says, and how many tokens it did not have to read."""
+    text, last = await collect(engine, asking(*turns, session=session, tenant=tenant))
     assert last.usage is not None
     return text, last.usage.cached_tokens
 
@@ -89,6 +93,17 @@ async def test_a_worker_that_is_stopped_keeps_the_last_turn_first(engine: RwkvEn
     assert (await kept(host)).turns == 1
 
 
+async def test_a_session_that_is_removed_while_its_turn_is_written_does_not_come_back(engine: RwkvEngine, host: Host):
+    generation = engine.generate(asking(HI))
+    await anext(generation)
+    with pytest.raises(UnknownSession):
+        await host.sessions.remove("chat", "ada")
+    async for _ in generation:
+        pass
+    await engine.stop(5.0)
+    assert await host.sessions.all() == []
+
+
 async def test_what_a_worker_could_not_keep_is_told(engine: RwkvEngine, host: Host):
     engine._receive(SessionKept("ada", "chat", "No space left on device"))
     (event,) = host.events
@@ -122,6 +137,29 @@ async def test_the_sessions_that_were_unused_for_longest_go_first_and_that_is_to
     sessions.fit()
     await sessions.close()
     assert await names(sessions) == ["e", "a"]
+
+
+async def test_room_is_made_without_reading_what_stays_and_what_is_damaged_goes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[Event] = []
+    sessions, read = Sessions(tmp_path, told.append), []
+    size = sum(leave(tmp_path, name, used_at) for used_at, name in enumerate("abcd"))
+    damaged, *_ = sorted(session_files.places(tmp_path), key=lambda place: place.used_at)
+    damaged.path.write_bytes(b"x" * damaged.bytes)
+    os.utime(damaged.path, (0, 0))
+    monkeypatch.setattr(
+        session_files, "read_head", lambda path, real=session_files.read_head: read.append(path) or real(path)
+    )
+    sessions.change(size)
+    await sessions.close()
+    assert not read
+    sessions.change(size // 2)
+    await sessions.close()
+    assert len(read) == 2
+    assert [event.session for event in told if isinstance(event, SessionLost)] == ["b"]
+    monkeypatch.undo()
+    assert await names(sessions) == ["d", "c"]
 
 
 async def test_a_session_is_removed_with_every_model_and_nobody_elses(tmp_path: Path):

@@ -1,14 +1,17 @@
 """Sessions in real workers: the next turn begins where the last one ended, whoever has forgotten what, and not a bit changes."""
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from cortexd import session_files, wire
+from cortexd.rwkv import recollections, sessions
 from cortexd.session_files import SessionFile, SessionKey
-from cortexd.wire import CacheLimits, InitialState, TextPrompt, TokenPrompt, Turn
+from cortexd.wire import CacheLimits, Generate, InitialState, Sampling, TextPrompt, TokenPrompt, Turn
 from tests.checkpoint_files import tiny_state_dict, write_pth
 from tests.rwkv.test_caching import HI, OFF, Answer, Desk, OpenDesk, chat, desks, next_turn, poet, same, tiny
 
@@ -16,6 +19,7 @@ __all__ = ["desks", "poet", "tiny"]  # fixtures
 
 SESSIONS_ALONE = CacheLimits(sessions=1)  # nothing else is kept
 FIRST = chat(Turn("system", "Be brief, but kind to everyone."), HI)
+HELLO = chat(HI)
 NEW = len("User: And what can you do?\n\nAssistant:")  # tokens of the next turn
 OpenSession = Callable[..., Desk]
 
@@ -39,6 +43,12 @@ def written(desk: Desk) -> None:
     desk.rest()
     assert desk.worker._sessions is not None
     desk.worker._sessions.close()
+
+
+def problems(desk: Desk) -> list[str]:
+    """What has been told of every turn that was to be kept."""
+    desk._receive()
+    return [report.problem for report in desk.reports if isinstance(report, wire.SessionKept)]
 
 
 def unread(answer: Answer) -> int:
@@ -153,19 +163,112 @@ def test_many_turns_that_end_together_are_all_kept_and_of_one_session_the_last(o
     assert unread(opened().ask(next_turn(FIRST, answer), session="chat 0")) == NEW
 
 
-def test_an_answer_that_went_on_in_another_worker_is_kept_there(opened: OpenSession, tmp_path: Path):
+@pytest.mark.parametrize("tuned", [False, True])
+def test_an_answer_that_went_on_in_another_worker_is_kept_there(
+    opened: OpenSession, desks: OpenDesk, tiny: Path, poet: InitialState, tmp_path: Path, tuned: bool
+):
+    state = poet if tuned else None
     desk, other = opened(), opened()
-    id = desk.give(FIRST, tokens=50, session="chat")
+    id = desk.give(FIRST, state, tokens=50, session="chat")
     said = "".join(delta.text for _ in range(20) for delta in desk.step())
     saved = desk.suspend()
     for number, part in enumerate(saved, 1):
         other.worker.obey(wire.Adopt(id, part.part, last=number == len(saved)))
-    text = ""
     while other.worker._scheduler.running or other.worker._scheduler.waiting:
-        text += "".join(delta.text for delta in other.step())
+        said += "".join(delta.text for delta in other.step())
     written(other)
     (file,) = found(tmp_path)
-    assert file.head.tokens == len(desk.worker._intake._template.told(FIRST, said + text).encode())
+    assert file.head.tokens == len(desk.worker._intake._template.told(FIRST, said).encode())
+    second = chat(*FIRST.turns, Turn("assistant", said), Turn("user", "And what can you do?"))
+    again = opened().ask(second, state, session="chat")
+    assert unread(again) == NEW
+    assert same(again, desks(tiny, OFF).ask(second, state))
+
+
+def test_a_turn_whose_tuned_state_has_gone_is_not_kept_and_that_is_told(
+    opened: OpenSession, poet: InitialState, tmp_path: Path
+):
+    desk = opened()
+    id = desk.give(FIRST, poet, tokens=20, session="chat")
+    desk.step()
+    Path(poet.path).unlink()
+    desk.worker._intake.states.clear()
+    desk.answers([id])
+    written(desk)
+    assert not found(tmp_path)
+    assert problems(desk) == ["the state that it began from cannot be read any more"]
+
+
+def test_turns_that_are_too_many_to_be_kept_are_told(opened: OpenSession, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(recollections, "_MOST_OWED", 1)
+    desk = opened()
+    desk.answers([desk.give(HELLO, tokens=5, session=f"chat {n}") for n in range(4)])
+    written(desk)
+    assert sorted(problems(desk)) == ["", ""] + ["too many turns have ended at once"] * 2  # one is read, one waits
+
+
+def test_a_turn_for_which_the_disk_is_too_slow_is_told(
+    opened: OpenSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sessions, "_MOST_WAITING", 0)
+    going_on = threading.Event()
+    monkeypatch.setattr(os, "fsync", lambda fd: going_on.wait())
+    desk = opened()
+    desk.answers([desk.give(HELLO, tokens=5, session=f"chat {n}") for n in range(2)])
+    desk.rest()
+    going_on.set()
+    written(desk)
+    assert sorted(problems(desk)) == ["", "the disk is too slow"]
+    assert len(found(tmp_path)) == 1
+
+
+def test_a_turn_that_no_slot_is_left_for_at_the_end_is_told(opened: OpenSession):
+    desk = opened(slots=1)
+    desk.ask(HELLO, tokens=5, session="chat")
+    desk.worker._recollections.clear()
+    ended = desk.worker._intake.sequence(Generate(id=9, prompt=HELLO, sampling=Sampling(), session="chat"))
+    desk.give(FIRST, tokens=20)
+    desk.step()
+    desk.worker._recollections.add(ended)
+    desk.worker._close()
+    assert problems(desk) == ["its worker ended while others computed"]
+
+
+def test_a_session_that_is_removed_while_its_worker_ends_does_not_come_back(opened: OpenSession, tmp_path: Path):
+    class Inbox:
+        commands: ClassVar = [[wire.ForgetSession("", "chat")], [wire.Shutdown()]]
+
+        def take(self, patience: float | None) -> list[wire.Command]:
+            return self.commands.pop()
+
+    desk = opened()
+    desk.answers([desk.give(HELLO, session="chat"), desk.give(HELLO, session="another")])
+    desk.worker._inbox = Inbox()
+    desk.worker.run()
+    assert [file.head.key.name for file in found(tmp_path)] == ["another"]
+
+
+@pytest.mark.parametrize("moment", ["said", "owed", "read", "written"])
+def test_a_session_that_is_removed_does_not_come_back_whenever_that_is(
+    opened: OpenSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+):
+    going_on = threading.Event()
+    monkeypatch.setattr(os, "fsync", lambda fd: going_on.wait())
+    desk, session = opened(), SessionKey("", "chat")
+    turns = [desk.give(FIRST, session="first"), desk.give(FIRST, session="chat")]
+    desk.step()
+    if moment != "said":
+        desk.answers(turns)
+        assert [turn.session for turn in desk.worker._recollections._owed] == [session]
+    while moment == "read" and desk.worker._recollections._session != session:
+        desk.step()
+    if moment == "written":
+        desk.rest()
+    desk.worker.obey(wire.ForgetSession("", "chat"))
+    going_on.set()
+    desk.answers([desk.give(HELLO, session="another")])
+    written(desk)
+    assert [file.head.key.name for file in found(tmp_path)] == ["another", "first"]
 
 
 @pytest.mark.parametrize(
@@ -208,3 +311,25 @@ def test_what_cannot_be_written_is_told_and_what_was_there_stays(
     (file,) = found(tmp_path)
     assert file.head.turns == 1
     assert not list((tmp_path / "sessions").rglob("*.part"))
+
+
+def test_what_is_owed_to_a_session_is_kept_although_everything_else_is_forgotten(opened: OpenSession, tmp_path: Path):
+    desk = opened()
+    desk.ask(FIRST, session="a")
+    desk.worker.obey(wire.ForgetStates())
+    written(desk)
+    assert [file.head.key.name for file in found(tmp_path)] == ["a"]
+
+
+def test_who_waits_for_a_slot_does_not_wait_long_for_what_is_owed_to_a_session(opened: OpenSession):
+    desk = opened(kept=CacheLimits(sessions=1, host=2**30), slots=2)
+    desk.give(TextPrompt("A stream"), tokens=10_000)
+    owed = desk.give(FIRST, tokens=400, session="a")
+    while not any(delta.id == owed and delta.finish for delta in desk.step()):
+        pass
+    desk.give(TextPrompt("I wait"), tokens=5)
+    steps = 0
+    while desk.worker._scheduler.waiting:
+        desk.step()
+        steps += 1
+    assert steps < 16  # of which else one would be for it

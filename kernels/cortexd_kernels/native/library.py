@@ -61,7 +61,7 @@ def do_without(reason: str) -> None:
 @functools.cache
 def is_expected() -> bool:
     """Whether `open_native` will find a library or can compile one, without doing so."""
-    name = _name(processor_level())
+    name = file_name(processor_level())
     folders = filter(None, (_HERE, _user_cache()))
     return any(_is_readable(folder / name) for folder in folders) or find_compiler() is not None
 
@@ -72,7 +72,7 @@ def open_library(cache: Path | None = None, level: str | None = None, beside: Pa
     A file that cannot be loaded, of another machine or cut off, is passed over.
     """
     level = level or processor_level()
-    name = _name(level)
+    name = file_name(level)
     if (brought := _open(beside / name, level, "installed")) is not None:
         return brought
     if (cache := cache or _user_cache()) is None:
@@ -114,9 +114,9 @@ def build_here() -> Path:
     if compiler is None:
         raise FileNotFoundError("no C++ compiler (g++ or clang++) on PATH")
     for old in _HERE.glob("native-*.so"):
-        if old.name != _name(level):
+        if old.name != file_name(level):
             old.unlink()
-    if not (path := _HERE / _name(level)).exists():
+    if not (path := _HERE / file_name(level)).exists():
         build(path, level, compiler)
     return path
 
@@ -125,6 +125,11 @@ def processor_level() -> str:
     """The best of the levels this processor has all instructions of."""
     flags = _processor_flags()
     return next((level for level, needed in _LEVELS.items() if flags.issuperset(needed)), GENERIC)
+
+
+def levels(machine: str) -> list[str]:
+    """All that a kind of machine may have."""
+    return [*_LEVELS, GENERIC] if machine in ("x86_64", "AMD64") else [GENERIC]
 
 
 def find_compiler() -> str | None:
@@ -161,7 +166,8 @@ def _flags(level: str) -> list[str]:
     return [*_FLAGS, *(f"-m{instructions}" for instructions in _LEVELS.get(level, ()))]
 
 
-def _name(level: str) -> str:
+def file_name(level: str) -> str:
+    """Of the library for this kind of machine; another one where its sources or flags are others."""
     return f"native-{level}-{platform.machine()}-{_key(level)}.so"
 
 
