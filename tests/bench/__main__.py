@@ -39,8 +39,10 @@ OF_THE_DAEMON: dict[str, Callable[[Bench], Awaitable[Figures]]] = {"latency": la
 DAEMON = "the daemon alone"
 
 
-async def measure(bench: Bench, shapes: list[Shape], parts: list[str]) -> dict[str, Figures]:
-    """Every part for every shape; what no model has a share in is measured once."""
+async def measure(
+    bench: Bench, shapes: list[Shape], parts: list[str], keep: Callable[[dict[str, Figures]], None]
+) -> dict[str, Figures]:
+    """Every part for every shape; what no model has a share in is measured once. `keep` is given what there is after each part."""
     results: dict[str, Figures] = {}
     for shape in shapes:
         shape.checkpoint(bench.folder)
@@ -48,10 +50,12 @@ async def measure(bench: Bench, shapes: list[Shape], parts: list[str]) -> dict[s
         for part in parts:
             if part in OF_A_SHAPE:
                 results[shape.name] |= await _timed(f"{shape.name}: {part}", OF_A_SHAPE[part](bench, shape))
+                keep(results)
     results[DAEMON] = Figures()
     for part in parts:
         if part in OF_THE_DAEMON:
             results[DAEMON] |= await _timed(part, OF_THE_DAEMON[part](bench))
+            keep(results)
     return {name: figures for name, figures in results.items() if figures}
 
 
@@ -125,9 +129,12 @@ def main() -> None:
         return
     bench = Bench(arguments.folder.resolve(), arguments.rounds)
     about = heading(bench)
-    results = asyncio.run(measure(bench, shapes, arguments.only))
-    show(about, results)
-    write_json(arguments.json or Path(".local/bench/results.json"), {**about, "shapes": results})
+    path = arguments.json or Path(".local/bench/results.json")
+
+    def keep(results: dict[str, Figures]) -> None:
+        write_json(path, {**about, "shapes": results})
+
+    show(about, asyncio.run(measure(bench, shapes, arguments.only, keep)))
 
 
 if __name__ == "__main__":
