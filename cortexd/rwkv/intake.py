@@ -6,6 +6,7 @@ from cortexd.rwkv.initial_states import InitialStates
 from cortexd.rwkv.prompt import ReplyParser, Template
 from cortexd.rwkv.reading import Reading
 from cortexd.rwkv.sampling import SamplerState
+from cortexd.rwkv.segments import Segments
 from cortexd.rwkv.sequence import Sequence
 from cortexd.rwkv.tokenizer import Tokenizer
 from cortexd.session_files import SessionKey
@@ -18,6 +19,7 @@ class Intake:
     def __init__(self, shape: ModelShape, tokenizer: Tokenizer, template: Template, context: int) -> None:
         self._shape = shape
         self._tokenizer = tokenizer
+        self._segments = Segments(tokenizer)
         self._template = template
         self._context = context  # most prompt tokens
         self._uncounted = tokenizer.uncounted
@@ -68,7 +70,7 @@ class Intake:
             text, closed = ended.asked.text + ended.said, False
         else:
             return None
-        tokens = self._tokenizer.encode(text, self._context)
+        tokens = self._segments.encode(text, self._context)
         if not 0 < len(tokens) <= self._context:
             return None
         reading = Reading.of(tokens, self._tokenizer, ended.reading.start, closed=closed)
@@ -77,7 +79,7 @@ class Intake:
 
     def _encode(self, text: str, param: str) -> list[int]:
         try:
-            tokens = self._tokenizer.encode(text, self._context)
+            tokens = self._segments.encode(text, self._context)
         except BadRequest as error:
             raise BadRequest(error.message, param=param) from error
         if len(tokens) > self._context:
