@@ -139,7 +139,7 @@ def test_a_suspended_answer_keeps_what_it_began_with_before_and_after_it_has_a_s
         assert state is not None
         saved = msgspec.msgpack.decode(msgspec.msgpack.encode(sequence.save(state.pack())), type=SavedSequence)
         restored = Sequence.restored(2, saved, runner.pool.unpack(saved.state), ByteTokenizer())
-        assert restored.initial_state == "poet.pth"
+        assert restored.initial_state == poet
         scheduler.add(restored)
         scheduler.schedule()
     logits, _ = runner.run([restored.next_piece()])
@@ -150,8 +150,9 @@ def test_a_suspended_answer_keeps_what_it_began_with_before_and_after_it_has_a_s
 
 def test_a_sequence_knows_which_state_it_began_with(shape: ModelShape, tmp_path: Path):
     intake = Intake(shape, ByteTokenizer(), template_for("chat", "tiny"), 4096)
-    assert intake.sequence(generate(written(tmp_path / "poet.pth", tuned(1)))).initial_state == "poet.pth"
-    assert intake.sequence(generate(None)).initial_state == ""
+    poet = written(tmp_path / "poet.pth", tuned(1))
+    assert intake.sequence(generate(poet)).initial_state == poet
+    assert intake.sequence(generate(None)).initial_state is None
 
 
 def test_a_file_is_read_once_as_long_as_it_is_kept(shape: ModelShape, tmp_path: Path):
