@@ -123,8 +123,7 @@ class Recollections:
 
     def settle(self, run: Callable[[Items[Piece]], Any]) -> None:
         """Read now what is owed to sessions, where there are slots for it; the rest is given up."""
-        self._waiting.clear()
-        self.give_way()
+        self.clear_unowed()
         while self._begin() and self._reading is not None and self._slot is not None:
             run([Piece(self._slot, self._reading.next(), wants_logits=False)])
             self.keep()
