@@ -6,16 +6,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cortexd.rwkv.state import SavedState
+
 PIECE = 128  # tokens of a prompt in one piece; where a prompt is cut depends on nothing but the prompt
 
 
 @dataclass(frozen=True)
+class Mark:
+    """The state of a sequence after so many tokens of its piece, to which the step sets it."""
+
+    after: int
+    state: SavedState
+
+
+@dataclass(frozen=True)
 class Piece:
-    """Some next tokens of the sequence in `slot`; `wants_logits` after the last of them."""
+    """Some next tokens of the sequence in `slot`; `wants_logits` after the last of them.
+
+    `marks` are for arithmetic in which a prompt may be cut anywhere.
+    """
 
     slot: int
     tokens: Sequence[int]
     wants_logits: bool = True
+    marks: Sequence[Mark] = ()
 
 
 class Batch:

@@ -30,7 +30,8 @@ class NativeRwkv7:
         """As `Rwkv7.step`."""
         wanted = [i for i, piece in enumerate(pieces) if piece.wants_logits]
         states = (pool.att_shift, pool.ffn_shift, pool.wkv)
-        return self._model.step([(piece.slot, piece.tokens) for piece in pieces], states, wanted), wanted
+        marks = [(i, mark.after, mark.state.tensors) for i, piece in enumerate(pieces) for mark in piece.marks]
+        return self._model.step([(piece.slot, piece.tokens) for piece in pieces], states, wanted, marks), wanted
 
 
 def native_problem() -> str:

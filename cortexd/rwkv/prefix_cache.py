@@ -116,15 +116,21 @@ class PrefixCache(Generic[S]):
         path = self._path(start, pieces)
         return len(path) == len(pieces) + 1 and (path[-1].state is not None or path[-1].filed)
 
-    def note(self, reading: Reading, save: Callable[[], S]) -> None:
-        """Something has been read: if this is one of the places, `save` gives the state to be kept."""
-        if reading.begun or reading.done not in reading.kept or not self._limits.enabled:
+    def wants(self, reading: Reading, done: int) -> bool:
+        """Whether the state after so many pieces is to be kept."""
+        return self._limits.enabled and done in reading.kept and bool(self._room or self._files_for(reading, done))
+
+    def note(self, reading: Reading, save: Callable[[], S], done: int | None = None) -> None:
+        """So many pieces have been read, as many as are `done` if it is None: where that is one of the places, `save` gives the
+        state to be kept.
+        """
+        if done is None:
+            done = -1 if reading.begun else reading.done
+        if not self.wants(reading, done):
             return
-        files = self._files if reading.kept[reading.done] and self._limits.disk else None
-        if files is None and not self._room:
-            return
+        files = self._files_for(reading, done)
         self._learn()
-        prefix = Prefix(reading.start, tuple(reading.pieces[: reading.done]))
+        prefix = Prefix(reading.start, tuple(reading.pieces[:done]))
         node = self._grow(prefix)
         node.used = self._now()
         state = node.state if node.state is not None else save()
@@ -151,6 +157,9 @@ class PrefixCache(Generic[S]):
     @property
     def _room(self) -> int:
         return self._limits.host if self._limits.enabled else 0
+
+    def _files_for(self, reading: Reading, done: int) -> Files[S] | None:
+        return self._files if reading.kept[done] and self._limits.disk else None
 
     def _learn(self) -> None:
         if not self._learnt and self._files is not None:

@@ -84,6 +84,18 @@ class Reading(msgspec.Struct):
             self.done, self.begun = self.done + 1, 0
         return taken
 
+    def stretch(self, most: int) -> tuple[Sequence[int], list[tuple[int, int]]]:
+        """The next tokens, at most so many, across the ends of pieces; and for each such end on the way how many of them it comes
+        after, and how many pieces are done there.
+        """
+        taken = array("I")
+        ends: list[tuple[int, int]] = []
+        while self.left and len(taken) < most:
+            taken.extend(self.next(most - len(taken)))
+            if not self.begun:
+                ends.append((len(taken), self.done))
+        return taken, [end for end in ends if end[0] < len(taken)]
+
     def skip(self, count: int) -> None:
         """The state after the first `count` pieces was found."""
         self.done, self.begun = count, 0

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import count
 
+from cortexd.rwkv.batch import PIECE, Piece
 from cortexd.rwkv.pace import Pace
 from cortexd.rwkv.prefix_cache import PrefixCache
+from cortexd.rwkv.reading import Reading
 from cortexd.rwkv.sequence import Sequence
 from cortexd.rwkv.sessions import Sessions
 from cortexd.rwkv.state import SavedState, StatePool
@@ -39,6 +41,7 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._arrivals = count()
         self._shortest_first = True
+        self._marked: list[tuple[Reading, int, SavedState]] = []  # within the step that is computed
 
     @property
     def waiting(self) -> int:
@@ -63,17 +66,27 @@ class Scheduler:
             self._admit(self._waiting.pop(0))
         chosen = [sequence for sequence in self._running if not sequence.prefilling]
         prompts = self._prompts_in_turn()
-        left = self.pace.room(len(chosen), prompts[0].next_length) if prompts else 0
+        left = self.pace.room(len(chosen), self._length(prompts[0])) if prompts else 0
         self._shortest_first ^= left > 0
         for sequence in prompts:
-            sequence.share = min(sequence.next_length, left) if self.pace.exact else sequence.next_length
+            length = self._length(sequence)
+            sequence.share = min(length, left) if self.pace.exact else length
             if 0 < sequence.share <= left:
                 chosen.append(sequence)
                 left -= sequence.share
         return chosen
 
+    def pieces(self, chosen: Iterable[Sequence]) -> list[Piece]:
+        """What each brings to the next step."""
+        self._marked.clear()
+        if not self.pace.exact:
+            return [sequence.next_piece() for sequence in chosen]
+        return [sequence.next_piece(partial(self._mark, sequence.reading)) for sequence in chosen]
+
     def keep(self, chosen: Iterable[Sequence]) -> None:
         """After a step, the states that are to be found again; of those that took part in it."""
+        for reading, done, state in self._marked:
+            self._cache.note(reading, lambda state=state: state, done)
         for sequence in chosen:
             if (slot := sequence.slot) is not None:
                 self._cache.note(sequence.reading, partial(self._pool.save, slot))
@@ -125,6 +138,17 @@ class Scheduler:
             self._pool.restore(sequence.slot, state)
         sequence.state = None
         self._running.append(sequence)
+
+    def _length(self, sequence: Sequence) -> int:
+        """Most tokens of its prompt that one step takes: a piece, and where it may be cut anywhere as many of several."""
+        return min(sequence.reading.length, PIECE) if self.pace.exact else sequence.next_length
+
+    def _mark(self, reading: Reading, done: int) -> SavedState | None:
+        if not self._cache.wants(reading, done):
+            return None
+        state = self._pool.blank()
+        self._marked.append((reading, done, state))
+        return state
 
     def _find(self, sequence: Sequence) -> SavedState | None:
         """The state after the longest beginning of its prompt that is known, behind which it goes on."""

@@ -1,10 +1,11 @@
 """One generation in flight: its prompt, its place in the state pool, and the text that comes out."""
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 
 import msgspec
 
-from cortexd.rwkv.batch import PIECE, Piece
+from cortexd.rwkv.batch import PIECE, Mark, Piece
 from cortexd.rwkv.prompt import ReplyParser, SavedReply
 from cortexd.rwkv.reading import Reading, start_of
 from cortexd.rwkv.sampling import SamplerState, SavedSampler
@@ -147,13 +148,20 @@ class Sequence:
     def next_length(self) -> int:
         return self.reading.next_length if self.reading.left else 1
 
-    def next_piece(self) -> Piece:
-        """The tokens of the next step: its share of the prompt, or the token drawn last."""
+    def next_piece(self, mark: Callable[[int], SavedState | None] | None = None) -> Piece:
+        """The tokens of the next step: its share of the prompt, or the token drawn last.
+
+        With `mark` that share may reach over the ends of the prompt's pieces: it tells where the state after so many of them goes
+        to, None where nobody wants it.
+        """
         assert self.slot is not None, "only an admitted sequence takes part in a step"
         if not self.reading.left:
             return Piece(self.slot, (self._last,))
-        tokens = self.reading.next(self.share)
-        return Piece(self.slot, tokens, wants_logits=not self.reading.left)
+        if mark is None:
+            return Piece(self.slot, self.reading.next(self.share), wants_logits=not self.reading.left)
+        tokens, ends = self.reading.stretch(self.share)
+        marks = [Mark(after, state) for after, done in ends if (state := mark(done)) is not None]
+        return Piece(self.slot, tokens, wants_logits=not self.reading.left, marks=marks)
 
     def accept(self, token: int) -> Delta | None:
         """Take the token that was drawn; what it brings to the client, if anything."""

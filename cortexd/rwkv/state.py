@@ -17,13 +17,16 @@ class SavedState:
     wkv: Tensor
 
     @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.att_shift, self.ffn_shift, self.wkv
+
+    @property
     def nbytes(self) -> int:
         return self.att_shift.nbytes + self.ffn_shift.nbytes + self.wkv.nbytes
 
     def parts(self) -> list[memoryview]:
         """What `pack` returns, in pieces that are not copied."""
-        tensors = (self.att_shift, self.ffn_shift, self.wkv)
-        return [tensor.contiguous().numpy().data.cast("B") for tensor in tensors]
+        return [tensor.contiguous().numpy().data.cast("B") for tensor in self.tensors]
 
     def pack(self) -> bytes:
         """For a pool of the same model to `unpack`."""
@@ -83,6 +86,12 @@ class StatePool:
         self.att_shift = torch.empty(shape.layers, slots, shape.width)
         self.ffn_shift = torch.empty(shape.layers, slots, shape.width)
         self.wkv = torch.empty(shape.layers, slots, shape.heads, n, n)
+
+    def blank(self) -> SavedState:
+        """Room for a state, which holds anything."""
+        shape, n = self._shape, self._shape.head_size
+        shift = torch.empty(2, shape.layers, shape.width)
+        return SavedState(shift[0], shift[1], torch.empty(shape.layers, shape.heads, n, n))
 
     def save(self, slot: int) -> SavedState:
         return SavedState(self.att_shift[:, slot].clone(), self.ffn_shift[:, slot].clone(), self.wkv[:, slot].clone())

@@ -100,6 +100,7 @@ class Rwkv7:
     @torch.inference_mode()
     def step(self, pieces: Sequence[Piece], pool: StatePool) -> tuple[Tensor, list[int]]:
         """Logits `[rows, V]` in fp32, and for each row the index of the piece it follows."""
+        assert not any(piece.marks for piece in pieces), "a state from within a step would have other last bits"
         batch = Batch(pieces)
         return self.forward(batch, pool), batch.wanted_pieces
 

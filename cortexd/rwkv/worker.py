@@ -221,8 +221,7 @@ class Worker:
         if chosen:
             self._answered = monotonic()
         if chosen or recalled is not None:
-            pieces = [sequence.next_piece() for sequence in chosen]
-            pieces += [] if recalled is None else [recalled]
+            pieces = self._scheduler.pieces(chosen) + ([] if recalled is None else [recalled])
             logits, rows = self.runner.run(pieces)
             self._scheduler.keep(chosen)
             if recalled is not None:

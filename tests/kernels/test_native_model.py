@@ -137,6 +137,23 @@ def test_a_prompt_is_bitwise_the_same_however_it_is_cut_and_batched(tiny: Tiny, 
         assert all(torch.equal(state[:, 5], one[:, 2]) for state, one in zip(states, whole, strict=True))
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_states_from_within_a_step_are_those_of_steps_that_end_there(tiny: Tiny, threads: int):
+    prompt, other = tiny.tokens(150), tiny.tokens(9)
+    model, states = tiny.native(threads=threads), tiny.states()
+    wanted = [(1, 1), (1, 67), (0, 4), (1, 150)]
+    blank = [tuple(torch.full_like(state[:, 0], torch.nan) for state in states) for _ in wanted]
+    marks = [
+        (piece, after, (state[0], state[1], state[2])) for (piece, after), state in zip(wanted, blank, strict=True)
+    ]
+    logits = model.step([(3, other), (2, prompt)], states, marks=marks)
+    for piece, after, found in marks:
+        expected = tiny.states()
+        model.step([(1, (other, prompt)[piece][:after])], expected)
+        assert all(torch.equal(one, state[:, 1]) for one, state in zip(found, expected, strict=True))
+    assert torch.equal(logits[1], model.step([(0, prompt)], tiny.states())[0])
+
+
 def test_slots_of_others_are_not_touched(tiny: Tiny):
     states = tiny.states()
     for state in states:

@@ -245,6 +245,24 @@ def test_many_chats_side_by_side_find_what_they_found_alone(desks: OpenDesk, tin
         assert found.usage.prompt_tokens - found.usage.cached_tokens == len("User: And what can you do?\n\nAssistant:")
 
 
+def test_a_short_chat_of_many_messages_takes_one_step_and_each_of_its_ends_is_found(desks: OpenDesk, tiny: Path):
+    desk, plain = desks(tiny), desks(tiny, OFF)
+    turns = [
+        Turn("system", "Be brief."),
+        Turn("user", "Who are you?"),
+        Turn("assistant", "Yes?"),
+        Turn("user", "Go on."),
+    ]
+    told = ["System: Be brief.", "User: Who are you?", "Assistant: Yes?"]
+    desk.give(chat(*turns), tokens=1)
+    assert [delta.finish for delta in desk.step()] == ["length"]
+    for begun in range(1, 4):
+        other = chat(*turns[:begun], Turn("user", "Something else?"))
+        found = desk.ask(other)
+        assert same(found, plain.ask(other))
+        assert found.usage.cached_tokens == len("\n\n".join([*told[:begun], ""]))
+
+
 def test_who_waits_for_a_slot_gets_that_of_what_is_read_again(desks: OpenDesk, tiny: Path):
     desk = desks(tiny, slots=1)
     first = chat(HI)

@@ -112,3 +112,13 @@ def test_a_piece_may_be_read_in_parts_and_is_done_after_the_last():
     reading = of("x" * 300)
     reading.next(100)
     assert (reading.fresh, reading.done, reading.next_length, reading.length) == (False, 0, 28, 200)
+
+
+def test_a_stretch_reaches_over_the_ends_of_pieces_and_tells_those_on_its_way():
+    reading = of("x" * 300)
+    tokens, ends = reading.stretch(200)
+    assert (len(tokens), ends, reading.done, reading.begun) == (200, [(128, 1)], 1, 72)
+    tokens, ends = reading.stretch(200)
+    assert (len(tokens), ends, reading.left) == (100, [(56, 2)], False)
+    reading = of("x" * 300)
+    assert reading.stretch(256)[1] == [(128, 1)]  # at its own end the state is in the slot

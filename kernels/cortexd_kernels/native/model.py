@@ -49,12 +49,14 @@ class NativeModel:
         pieces: Sequence[tuple[int, Sequence[int]]],
         states: tuple[Tensor, Tensor, Tensor],
         wanted: Sequence[int] | None = None,
+        marks: Sequence[tuple[int, int, tuple[Tensor, Tensor, Tensor]]] = (),
     ) -> Tensor:
         """Feed each piece, (slot, tokens), to the sequence in its slot; logits `[len(wanted), V]` after the last token of each
         of the `wanted` pieces, all if it is None.
 
         `states` are att_shift and ffn_shift `[L, slots, C]` and wkv `[L, slots, H, 64, 64]`, contiguous float32, updated in place.
-        Slots and tokens must exist: nothing is checked beyond that. One step at a time.
+        Each of the `marks` is a piece, a number of its tokens, and where its state after so many of them goes to:
+        `[L, C]`, `[L, C]` and `[L, H, 64, 64]`. Slots and tokens must exist: nothing is checked beyond that. One step at a time.
         """
         slots, lengths = [slot for slot, _ in pieces], [len(tokens) for _, tokens in pieces]
         tokens = [token for _, piece in pieces for token in piece]
@@ -62,12 +64,16 @@ class NativeModel:
         chosen = range(len(pieces)) if wanted is None else wanted
         ends = list(itertools.accumulate(lengths))
         logits = torch.empty(len(chosen), self.vocabulary)
+        marked = [c.Mark(ends[i] - lengths[i] + after - 1, *map(c.floats, state)) for i, after, state in marks]
+        assert all(0 < after <= lengths[i] for i, after, _ in marks), "no such token"
         step = c.Step(
             c.pieces(slots, lengths),
             c.ints(tokens),
             len(chosen),
             c.ints([ends[piece] - 1 for piece in chosen]),
             c.floats(logits),
+            len(marked),
+            (c.Mark * len(marked))(*marked),
         )
         held = c.States(*(c.floats(state) for state in states), states[0].shape[1])
         self.threads.call("cortexd_step", ctypes.byref(held), ctypes.byref(step), of=self._engine)

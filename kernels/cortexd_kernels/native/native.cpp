@@ -34,6 +34,8 @@ struct Step {
     int32_t wanted;         // rows that need logits
     const int32_t* wanted_rows;
     float* logits;  // [wanted, V]
+    int32_t mark_count;
+    const Mark* marks;
 };
 }
 
@@ -106,8 +108,8 @@ public:
             layer_norm(room_.h + (size_t)t * C, m_.ln0_weight, m_.ln0_bias, C, room_.x + (size_t)t * C);
         });
         for (int i = 0; i < m_.layers; i++) {
-            time_half(pool, s.pieces, layers_[i], i == 0, states.att_shift + i * shifts, states.wkv + i * shifts * N, T);
-            channel_half(pool, s.pieces, layers_[i], states.ffn_shift + i * shifts, T);
+            time_half(pool, s, i, states.att_shift + i * shifts, states.wkv + i * shifts * N, T);
+            channel_half(pool, s, i, states.ffn_shift + i * shifts, T);
         }
         pool.run(s.wanted, [&](int i) {
             layer_norm(room_.x + (size_t)s.wanted_rows[i] * C, m_.out_weight, m_.out_bias, C, room_.out + (size_t)i * C);
@@ -120,12 +122,15 @@ private:
         multiply(pool, all.begin(), (int)all.size(), T, operands_);
     }
 
-    void time_half(Pool& pool, const Pieces& pieces, const Layer& l, bool first, float* shift, float* wkv, int T) {
+    void time_half(Pool& pool, const Step& s, int layer, float* shift, float* wkv, int T) {
         const Room& o = room_;
+        const Layer& l = layers_[layer];
+        const bool first = layer == 0;
         const size_t stream = (size_t)T * m_.width;
         const float *for_r = o.mixed, *for_w = for_r + stream, *for_k = for_w + stream, *for_v = for_k + stream,
                     *for_a = for_v + stream, *for_g = for_a + stream;
-        ShiftMix{l.ln1_weight, l.ln1_bias, l.mix, 6, m_.width}(pool, pieces, o.x, o.h, o.mixed, shift);
+        ShiftMix{l.ln1_weight, l.ln1_bias, l.mix, 6, m_.width}(pool, s.pieces, o.x, o.h, o.mixed, shift);
+        copy_shifts(s, &Mark::att_shift, layer);
         float* v = first ? o.v_first : o.v;
         const Streams streams{o.r, o.w, o.k, v, o.a, first ? nullptr : o.v_mix, o.v_first, o.g};
         products(pool, T, {{&l.w1, for_w, o.inner[0], TANH}, {&l.a1, for_a, o.inner[1], KEEP},
@@ -133,15 +138,27 @@ private:
                            {&l.receptance, for_r, o.r, KEEP}, {&l.key, for_k, o.k, KEEP}, {&l.value, for_v, v, KEEP}});
         products(pool, T, {{&l.w2, o.inner[0], o.w, KEEP}, {&l.a2, o.inner[1], o.a, KEEP},
                            {&l.v2, o.inner[2], o.v_mix, KEEP}, {&l.g2, o.inner[3], o.g, KEEP}});
-        time_mix(pool, pieces, l.heads, streams, m_.heads, wkv, o.y);
+        time_mix(pool, s.pieces, l.heads, streams, m_.heads, wkv, o.y, [&](int t, int head, const float* state) {
+            for (int i = 0; i < s.mark_count; i++)
+                if (s.marks[i].row == t)
+                    memcpy(s.marks[i].wkv + ((size_t)layer * m_.heads + head) * N * N, state, N * N * sizeof(float));
+        });
         products(pool, T, {{&l.output, o.y, o.x, ADD}});
     }
 
-    void channel_half(Pool& pool, const Pieces& pieces, const Layer& l, float* shift, int T) {
+    void channel_half(Pool& pool, const Step& s, int layer, float* shift, int T) {
         const Room& o = room_;
-        ShiftMix{l.ln2_weight, l.ln2_bias, l.x_k, 1, m_.width}(pool, pieces, o.x, o.h, o.mixed, shift);
+        const Layer& l = layers_[layer];
+        ShiftMix{l.ln2_weight, l.ln2_bias, l.x_k, 1, m_.width}(pool, s.pieces, o.x, o.h, o.mixed, shift);
+        copy_shifts(s, &Mark::ffn_shift, layer);
         products(pool, T, {{&l.ffn_key, o.mixed, o.activations, RELU_SQUARED}});
         add_value(pool, l.ffn_value, {o.activations, o.ids, o.counts}, T, o.x);
+    }
+
+    void copy_shifts(const Step& s, float* Mark::*shift, int layer) {
+        const size_t C = m_.width;
+        for (int i = 0; i < s.mark_count; i++)
+            memcpy(s.marks[i].*shift + layer * C, room_.h + s.marks[i].row * C, C * sizeof(float));
     }
 
     std::vector<Layer> layers_;
@@ -199,7 +216,7 @@ EXPORT void cortexd_shift_mix(Pool* pool, int32_t threads, const Pieces* pieces,
 EXPORT void cortexd_time_mix(Pool* pool, int32_t threads, const Pieces* pieces, const HeadWeights* weights, const Streams* streams,
                              int32_t heads, float* states, float* y) {
     pool->begin(threads);
-    time_mix(*pool, *pieces, *weights, *streams, heads, states, y);
+    time_mix(*pool, *pieces, *weights, *streams, heads, states, y, [](int, int, const float*) {});
     pool->end();
 }
 

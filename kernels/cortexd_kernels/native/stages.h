@@ -13,6 +13,13 @@ struct Pieces {
     const int32_t *first, *slots;
 };
 
+// Where the state of a sequence is wanted as it is after `row`, with more of the sequence behind it: it is copied to these shifts [L, C]
+// and wkv [L, H, N, N].
+struct Mark {
+    int32_t row;
+    float *att_shift, *ffn_shift, *wkv;
+};
+
 // What a layer does to its streams head by head; all [C].
 struct HeadWeights {
     const float *w0, *a0, *v0, *k_k, *k_a, *r_k, *norm_weight, *norm_bias;
@@ -138,12 +145,16 @@ inline void head_step(const HeadWeights& p, const Streams& s, size_t at, int c, 
 }
 
 // Everything between the products that make the streams and the output product; states [slots, H, N, N] are updated in place.
-inline void time_mix(Pool& pool, const Pieces& pieces, const HeadWeights& p, const Streams& s, int heads, float* states, float* y) {
+// copy(t, head, state) is told of each state when row t is in it.
+template <class Copy>
+void time_mix(Pool& pool, const Pieces& pieces, const HeadWeights& p, const Streams& s, int heads, float* states, float* y, Copy copy) {
     pool.run(pieces.count * heads, [&](int item) {
         const int piece = item / heads, head = item % heads;
         float* state = states + ((size_t)pieces.slots[piece] * heads + head) * N * N;
-        for (int t = pieces.first[piece]; t < pieces.first[piece + 1]; t++)
+        for (int t = pieces.first[piece]; t < pieces.first[piece + 1]; t++) {
             head_step(p, s, ((size_t)t * heads + head) * N, head * N, state, y);
+            copy(t, head, state);
+        }
     });
 }
 

@@ -51,6 +51,10 @@ class Pieces(ctypes.Structure):
     _fields_ = (("count", c_int32), ("first", _INTS), ("slots", _INTS))
 
 
+class Mark(ctypes.Structure):
+    _fields_ = (("row", c_int32), ("att_shift", _FLOATS), ("ffn_shift", _FLOATS), ("wkv", _FLOATS))
+
+
 class Step(ctypes.Structure):
     _fields_ = (
         ("pieces", Pieces),
@@ -58,6 +62,8 @@ class Step(ctypes.Structure):
         ("wanted", c_int32),
         ("wanted_rows", _INTS),
         ("logits", _FLOATS),
+        ("mark_count", c_int32),
+        ("marks", ctypes.POINTER(Mark)),
     )
 
 
