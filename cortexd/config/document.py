@@ -146,7 +146,7 @@ class Cache(Document, frozen=True):
     enabled: Annotated[bool, Meta(description="Keep states, and look prompts up among those that are kept.")] = True
     host: Annotated[
         Size,
-        Meta(description="Of the memory of each worker; a percentage is of [memory] cpu; auto: 2 %, at most 1 GiB."),
+        Meta(description="Of the memory of each worker; a percentage is of [memory] cpu; auto: 1 %, at most 512 MiB."),
     ] = "auto"
     disk: Annotated[
         Size, Meta(description="Of the disk, for all models together; a percentage is of its size; auto: 2 GiB.")

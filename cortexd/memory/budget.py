@@ -13,7 +13,7 @@ from cortexd.wire import CacheLimits
 # models does little else, but its driver and libraries need room.
 _AUTO = {"cpu": "75 %", "cuda": "90 %", "parked": "10 %"}
 
-_AUTO_STATES, _MOST_STATES, _AUTO_DISK, _AUTO_SESSIONS = "2 %", 2**30, "2 GiB", "2 GiB"
+_AUTO_STATES, _MOST_STATES, _AUTO_DISK, _AUTO_SESSIONS = "1 %", 2**29, "2 GiB", "2 GiB"
 
 
 def ceilings(memory: Memory, host: Host, gpus: Gpus) -> dict[str, int]:

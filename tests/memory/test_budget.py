@@ -50,8 +50,8 @@ def test_nonsense_is_refused_by_name(host: Host):
 
 
 def test_states_take_a_fiftieth_of_the_ceiling_but_a_gibibyte_at_most(tmp_path: Path):
-    assert cache_limits(Cache(), 10**9, tmp_path) == CacheLimits(host=20_000_000, disk=2 * 2**30, sessions=2 * 2**30)
-    assert cache_limits(Cache(), 10**12, tmp_path).host == 2**30
+    assert cache_limits(Cache(), 10**9, tmp_path) == CacheLimits(host=10_000_000, disk=2 * 2**30, sessions=2 * 2**30)
+    assert cache_limits(Cache(), 10**12, tmp_path).host == 2**29
 
 
 def test_what_is_written_of_states_counts(tmp_path: Path):
