@@ -1,6 +1,7 @@
 """Files mapped into memory: tensors that cost nothing but the page cache, which all processes share."""
 
 import contextlib
+import ctypes
 import errno
 import mmap
 import os
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 _POPULATE_READ = 22  # MADV_POPULATE_READ of Linux 5.14, which Python has no name for yet
+_madvise = ctypes.CDLL(None, use_errno=True).madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class Place(NamedTuple):
@@ -40,13 +43,12 @@ class MappedFile:
         self._map.madvise(mmap.MADV_WILLNEED, begin, start + length - begin)
 
     def read_in(self, start: int, length: int) -> None:
-        """Have these bytes in memory and in this process's page table, so that no token waits for them."""
+        """Have these bytes in memory and in this process's page table, so that no token waits for them. From any thread."""
         begin = start - start % mmap.PAGESIZE
-        try:
-            self._map.madvise(_POPULATE_READ, begin, start + length - begin)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
+        # Python's own call would hold up all other threads.
+        if _madvise(self._bytes.data_ptr() + begin, start + length - begin, _POPULATE_READ):
+            if (problem := ctypes.get_errno()) != errno.EINVAL:
+                raise OSError(problem, os.strerror(problem))
             self._bytes[begin : start + length : mmap.PAGESIZE].sum()  # an older kernel
 
     def read(self, start: int, length: int) -> bytes:

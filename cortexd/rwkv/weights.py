@@ -38,7 +38,7 @@ def open_weights(
     if cache is not None and (found := _find(cache, identity, strategy, native)) is not None:
         kept, chosen = found
         try:
-            kept.read_in(report)
+            kept.read_in(report, torch.get_num_threads())
             return Weights(kept.shape, chosen, kept.tensors(), trusted=True)
         except OSError:  # the disk does not give it back: convert once more
             pass

@@ -12,6 +12,7 @@ import torch
 from cortexd.errors import LoadFailed
 from cortexd.rwkv import weights_cache
 from cortexd.rwkv.batch import Piece
+from cortexd.rwkv.kept_weights import KeptWeights
 from cortexd.rwkv.runner import Runner
 from cortexd.rwkv.weights import Weights, open_weights
 from cortexd.rwkv.weights_cache import WeightsCache
@@ -221,6 +222,14 @@ def test_progress_of_a_mapped_load_ends_with_all_its_bytes(checkpoint: Path, fol
     weights = open_weights(checkpoint, "cpu fp32", WeightsCache(folder), lambda done, total: told.append((done, total)))
     assert told == sorted(told)
     assert told[-1] == (weights.bytes, weights.bytes)
+
+
+def test_what_the_disk_does_not_give_back_is_told_by_whichever_thread_reads_it(checkpoint: Path, folder: Path):
+    load(checkpoint, WeightsCache(folder))
+    kept = KeptWeights(kept_files(folder)[0])
+    os.truncate(kept.path, 0)
+    with pytest.raises(OSError):
+        kept.read_in(no_report, 2)
 
 
 def test_a_parked_model_maps_nothing_and_computes_the_same_when_resumed(checkpoint: Path, folder: Path):
