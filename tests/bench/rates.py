@@ -1,5 +1,8 @@
 """Decoding and reading prompts, beside the floor of the same round and the official package."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
 from tests.bench import machine
 from tests.bench.bench import Bench
 from tests.bench.completions import complete, decode_rate, prefill_rate
@@ -21,11 +24,7 @@ _ALL = [*KINDS, "fp32"]
 async def decode(bench: Bench, shape: Shape) -> Figures:
     """Each rate right after the bandwidth that its floor follows from."""
     figures = Figures()
-    async with (
-        daemon(bench.folder, configuration=strategies(shape.name, _ALL)) as running,
-        Package(shape.checkpoint(bench.folder), bench.threads) as package,
-    ):
-        await _loaded(running, shape)
+    async with _both(bench, shape) as (running, package):
         for _ in range(bench.rounds):
             for streams in STREAMS:
                 bandwidth = machine.read_bandwidth(bench.threads)
@@ -46,11 +45,7 @@ def decode_name(kind: str, streams: int) -> str:
 
 async def prefill(bench: Bench, shape: Shape) -> Figures:
     figures = Figures()
-    async with (
-        daemon(bench.folder, configuration=strategies(shape.name, _ALL)) as running,
-        Package(shape.checkpoint(bench.folder), bench.threads) as package,
-    ):
-        await _loaded(running, shape)
+    async with _both(bench, shape) as (running, package):
         for _ in range(bench.rounds):
             for length in PROMPTS:
                 for kind in KINDS:
@@ -74,7 +69,14 @@ def _ratio(name: str, own: float, theirs: float) -> dict[str, float]:
     return {f"{name}, tok/s": own, f"{name}, {PACKAGE}, tok/s": theirs, f"{name} / {PACKAGE}": own / theirs}
 
 
-async def _loaded(running: RunningDaemon, shape: Shape) -> None:
-    for kind in _ALL:
-        await complete(running.client, f"{shape.name}-{kind}", [1000], 2)
-    await running.until_idle()
+@asynccontextmanager
+async def _both(bench: Bench, shape: Shape) -> AsyncGenerator[tuple[RunningDaemon, Package]]:
+    """A daemon that has loaded the shape in all kinds, and the package."""
+    async with (
+        daemon(bench.folder, configuration=strategies(shape.name, _ALL)) as running,
+        Package(shape.checkpoint(bench.folder), bench.threads) as package,
+    ):
+        for kind in _ALL:
+            await complete(running.client, f"{shape.name}-{kind}", [1000], 2)
+        await running.until_idle()
+        yield running, package
