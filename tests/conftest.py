@@ -13,6 +13,11 @@ settings.register_profile("cortexd", deadline=None, suppress_health_check=[Healt
 settings.load_profile("cortexd")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes, most of them spent waiting, begins first, and the others run beside it."""
+    items.sort(key=lambda item: item.get_closest_marker("minutes") is None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _new_databases_are_copies() -> Iterator[None]:
     """Most tests want a new database, and few how it comes to be; those call `cortexd.store.migrate`, or start the program."""

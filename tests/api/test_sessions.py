@@ -6,10 +6,8 @@ from urllib.parse import quote
 
 import pytest
 
-from cortexd.engines.sessions import Sessions
-from tests.api.serving import House, serving
-from tests.fakes import FakeDaemon
-from tests.session_states import leave
+from tests.api.serving import House
+from tests.session_states import leave, serving_sessions
 
 SESSIONS = "/admin/sessions"
 HEADER = "x-cortexd-session"
@@ -17,9 +15,7 @@ HEADER = "x-cortexd-session"
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncGenerator[House]:
-    daemon = FakeDaemon()
-    daemon.sessions = Sessions(tmp_path, daemon.events.publish)
-    async with serving(daemon) as house:
+    async with serving_sessions(tmp_path) as house:
         yield house
 
 

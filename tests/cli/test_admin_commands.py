@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import json
+import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,8 +138,9 @@ async def test_ps_shows_what_is_held_and_for_how_long(house: House) -> None:
     (goose,) = await printed(house, "ps")
     assert (goose["id"], goose["state"], goose["memory"]) == ("goose", "ready", {"cpu": 1_100_000})
     table = (await cortexd(house, "ps")).out
-    for shown in ("goose", "ready", "fake", "cpu", "1.1 MB", "5 min 00 s"):
+    for shown in ("goose", "ready", "fake", "cpu", "1.1 MB"):
         assert shown in table
+    assert re.search("5 min 00 s|4 min 5[0-9] s", table), table
 
 
 async def test_ps_shows_why_a_model_has_failed(house: House) -> None:

@@ -6,18 +6,14 @@ from pathlib import Path
 import pytest
 
 from cortexd.cli.events import line_of
-from cortexd.engines.sessions import Sessions
-from tests.api.serving import House, serving
+from tests.api.serving import House
 from tests.cli.test_admin_commands import cortexd, printed
-from tests.fakes import FakeDaemon
-from tests.session_states import leave
+from tests.session_states import leave, serving_sessions
 
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncGenerator[House]:
-    daemon = FakeDaemon()
-    daemon.sessions = Sessions(tmp_path, daemon.events.publish)
-    async with serving(daemon) as house:
+    async with serving_sessions(tmp_path) as house:
         yield house
 
 

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import itertools
 import os
 import socket
 import sys
@@ -8,15 +9,26 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import psutil
 import pytest
+import pytest_asyncio
 
+from tests.checkpoint_files import tiny_state_dict, write_pth
 from tests.new_database import new_database
 
 Start = Callable[..., AbstractAsyncContextManager["RunningDaemon"]]
+House = tuple["RunningDaemon", Path]  # and its folder of models
+
+# Room for one model that has not been measured yet, whatever has been measured of another.
+ONE = {
+    "CORTEXD_MEMORY__CPU": "160 MB",
+    "CORTEXD_MEMORY__PARKED": "0",
+    "CORTEXD_LIFECYCLE__PREDICT": "false",
+}
+_numbers = itertools.count()
 
 
 @dataclass
@@ -118,3 +130,54 @@ async def _running(models: Path, environment: dict[str, str]) -> AsyncGenerator[
 @pytest.fixture
 def start() -> Start:
     return running_daemon
+
+
+class Guest(NamedTuple):
+    """A daemon that other tests use too, as each has to import torch; and two models of this test, new to the daemon."""
+
+    daemon: RunningDaemon
+    goose: str
+    swan: str
+
+
+@contextlib.asynccontextmanager
+async def _guest(daemon: RunningDaemon, folder: Path) -> AsyncGenerator[Guest]:
+    """Nothing of its models is left when the block ends."""
+    number = next(_numbers)
+    names = f"goose{number}", f"swan{number}"
+    files = [folder / f"{name}.pth" for name in names]
+    for seed, file in enumerate(files):
+        write_pth(file, tiny_state_dict(seed, layers=2, vocabulary=257))
+    yield Guest(daemon, *names)
+    for name, file in zip(names, files, strict=True):
+        await daemon.client.post(f"/admin/models/{name}/unload", json={"force": True, "wait": True})
+        await daemon.until(name, "cold", "failed")
+        file.unlink()
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def roomy_house(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[House]:
+    """With memory for all. What one test asked for says nothing of what the next will."""
+    folder = tmp_path_factory.mktemp("models")
+    async with running_daemon(folder, CORTEXD_LIFECYCLE__PREDICT="false") as daemon:
+        yield daemon, folder
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def narrow_house(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[House]:
+    """With memory for one model."""
+    folder = tmp_path_factory.mktemp("models")
+    async with running_daemon(folder, **ONE) as daemon:
+        yield daemon, folder
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def roomy(roomy_house: House) -> AsyncGenerator[Guest]:
+    async with _guest(*roomy_house) as guest:
+        yield guest
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def narrow(narrow_house: House) -> AsyncGenerator[Guest]:
+    async with _guest(*narrow_house) as guest:
+        yield guest

@@ -5,8 +5,8 @@ import re
 import sys
 from pathlib import Path
 
-from tests.end_to_end.conftest import RunningDaemon, Start
-from tests.end_to_end.test_residency import ONE, complete, make_models
+from tests.end_to_end.conftest import ONE, RunningDaemon, Start
+from tests.end_to_end.test_residency import complete, make_models
 
 
 async def why(daemon: RunningDaemon, model: str) -> str:

@@ -1,5 +1,7 @@
 """What the tests of our own engine ask of it."""
 
+import contextlib
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from cortexd.catalogue.spec import ModelSpec
@@ -34,6 +36,16 @@ class Host:
 
 def spec_of(path: Path, **changes: object) -> ModelSpec:
     return ModelSpec(name=path.stem, source="file", path=str(path), **changes)
+
+
+@contextlib.asynccontextmanager
+async def started(spec: ModelSpec, host: Host) -> AsyncGenerator[RwkvEngine]:
+    engine = RwkvEngine(spec, host)
+    await engine.start(lambda progress: None)
+    try:
+        yield engine
+    finally:
+        await engine.stop(5.0)
 
 
 def ask(text: str, tokens: int, seed: int = 1, **sampling: object) -> GenerationRequest:

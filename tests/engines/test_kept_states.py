@@ -1,23 +1,20 @@
 """States kept by real workers: found again by the next one, from the disk, and never where they are damaged."""
 
-from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from cortexd.engines.fork_server import ForkServer
 from cortexd.engines.kept_states import KeptStates
 from cortexd.engines.protocol import GenerationRequest
 from cortexd.engines.rwkv import RwkvEngine
 from cortexd.wire import CacheLimits, ForgetStates, Sampling, TextPrompt
-from tests.engines.asking import NEVER_ENDING, Host, collect, spec_of
+from tests.engines.asking import NEVER_ENDING, Host, collect, spec_of, started
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 KEPT = CacheLimits(host=2**26, disk=2**26)
 LONG = TextPrompt("x" * 1000)  # found after 896 tokens
-Workers = Callable[[], RwkvEngine]
 
 
 @pytest.fixture
@@ -25,14 +22,6 @@ def host(fork_server: ForkServer, tmp_path: Path) -> Host:
     host = Host(fork_server, tmp_path)
     host.states.change(KEPT)
     return host
-
-
-@pytest_asyncio.fixture(loop_scope="package")
-async def engine(host: Host, checkpoint: Path) -> AsyncGenerator[RwkvEngine]:
-    engine = RwkvEngine(spec_of(checkpoint), host)
-    await engine.start(lambda progress: None)
-    yield engine
-    await engine.stop(5.0)
 
 
 async def found_by(engine: RwkvEngine, prompt: TextPrompt = LONG) -> tuple[str, int]:
@@ -44,12 +33,8 @@ async def found_by(engine: RwkvEngine, prompt: TextPrompt = LONG) -> tuple[str, 
 
 
 async def found_by_another(host: Host, checkpoint: Path) -> tuple[str, int]:
-    engine = RwkvEngine(spec_of(checkpoint), host)
-    await engine.start(lambda progress: None)
-    try:
+    async with started(spec_of(checkpoint), host) as engine:
         return await found_by(engine)
-    finally:
-        await engine.stop(5.0)
 
 
 async def test_the_next_worker_finds_on_the_disk_what_one_has_kept(engine: RwkvEngine, host: Host, checkpoint: Path):
@@ -104,10 +89,8 @@ async def test_memory_that_is_given_back_is_not_missed_where_there_is_a_disk(eng
 
 
 async def test_an_engine_that_has_ended_is_told_nothing(host: Host, checkpoint: Path):
-    engine = RwkvEngine(spec_of(checkpoint), host)
-    await engine.start(lambda progress: None)
-    assert host.states._running
-    await engine.stop(5.0)
+    async with started(spec_of(checkpoint), host):
+        assert host.states._running
     assert not host.states._running
 
 

@@ -3,12 +3,10 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import msgspec
 import pytest
-import pytest_asyncio
 
 from cortexd.engines.fork_server import ForkServer
 from cortexd.engines.protocol import GenerationRequest, LoadProgress
@@ -19,14 +17,6 @@ from tests.checkpoint_files import tiny_state_dict, write_pth
 from tests.engines.asking import NEVER_ENDING, Host, ask, collect, exhaust, spec_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
-
-
-@pytest_asyncio.fixture(loop_scope="package")
-async def engine(fork_server: ForkServer, checkpoint: Path) -> AsyncGenerator[RwkvEngine]:
-    engine = RwkvEngine(spec_of(checkpoint), Host(fork_server))
-    await engine.start(lambda progress: None)
-    yield engine
-    await engine.stop(5.0)
 
 
 async def running(engine: RwkvEngine) -> int:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from cortexd.engines.sessions import Session, Sessions
 from cortexd.errors import UnknownSession
 from cortexd.events import Event, SessionLost
 from cortexd.wire import CacheLimits, ChatPrompt, Sampling, SessionKept, Turn
-from tests.engines.asking import NEVER_ENDING, Host, collect, spec_of
+from tests.engines.asking import NEVER_ENDING, Host, collect, spec_of, started
 from tests.session_states import leave
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -31,15 +30,6 @@ async def host(fork_server: ForkServer, tmp_path: Path) -> Host:
     host.states.change(CacheLimits(sessions=2**26))
     host.sessions.change(2**26)
     return host
-
-
-@pytest_asyncio.fixture(loop_scope="package")
-async def engine(host: Host, checkpoint: Path) -> AsyncGenerator[RwkvEngine]:
-    engine = RwkvEngine(spec_of(checkpoint), host)
-    await engine.start(lambda progress: None)
-    yield engine
-    await engine.stop(5.0)
-    await host.sessions.close()
 
 
 def asking(*turns: Turn, session: str = "chat", tenant: str = "ada") -> GenerationRequest:
@@ -76,15 +66,11 @@ async def test_a_session_survives_the_death_of_its_worker_and_is_its_tenants_alo
     assert (session.session, session.tenant, session.model, session.turns) == ("chat", "ada", "tiny", 1)
     os.kill(engine.pid, signal.SIGKILL)
     await engine.ended()
-    another = RwkvEngine(spec_of(checkpoint), host)
-    await another.start(lambda progress: None)
-    try:
+    async with started(spec_of(checkpoint), host) as another:
         following = (HI, Turn("assistant", text), Turn("user", "And what can you do?"))
         answered, cached = await turn(another, *following)
         assert cached == session.tokens
         assert await turn(another, *following, tenant="eve") == (answered, 0)
-    finally:
-        await another.stop(5.0)
 
 
 async def test_a_worker_that_is_stopped_keeps_the_last_turn_first(engine: RwkvEngine, host: Host):

@@ -13,7 +13,7 @@ from cortexd.engines.protocol import Generation, GenerationRequest
 from cortexd.engines.rwkv import RwkvEngine
 from cortexd.errors import BadRequest
 from cortexd.wire import InitialState, TokenPrompt
-from tests.engines.asking import Host, ask, collect, exhaust, spec_of
+from tests.engines.asking import Host, ask, collect, exhaust, spec_of, started
 from tests.rwkv.oracle import Oracle
 from tests.tuned_states import tuned_state, write_state
 
@@ -25,10 +25,8 @@ NEVER = 0  # id 0 ends a text
 
 @pytest_asyncio.fixture(loop_scope="package")
 async def engine(fork_server: ForkServer, checkpoint: Path) -> AsyncGenerator[RwkvEngine]:
-    engine = RwkvEngine(spec_of(checkpoint, max_concurrency=4), Host(fork_server))
-    await engine.start(lambda progress: None)
-    yield engine
-    await engine.stop(5.0)
+    async with started(spec_of(checkpoint, max_concurrency=4), Host(fork_server)) as engine:
+        yield engine
 
 
 def poet(directory: Path, seed: int = 1, **sizes: int) -> InitialState:
@@ -98,13 +96,9 @@ async def test_an_answer_from_a_state_is_suspended_and_goes_on_as_if_nothing_had
     text = "".join([(await anext(generation)).text for _ in range(count)])
     suspension = await engine.suspend()
     Path(state.path).unlink()
-    other = RwkvEngine(spec_of(checkpoint), Host(fork_server))
-    await other.start(lambda progress: None)
-    try:
+    async with started(spec_of(checkpoint), Host(fork_server)) as other:
         other.adopt(suspension)
         assert text + "".join([delta.text async for delta in generation]) == expected
-    finally:
-        await other.stop(5.0)
 
 
 async def test_answers_that_wait_for_a_slot_keep_their_states(
@@ -112,15 +106,11 @@ async def test_answers_that_wait_for_a_slot_keep_their_states(
 ):
     requests = [asking(poet(tmp_path, seed)) for seed in (1, 2, 3)]
     expected = [(await collect(engine, request))[0] for request in requests]
-    narrow = RwkvEngine(spec_of(checkpoint, max_concurrency=1), Host(fork_server))
-    await narrow.start(lambda progress: None)
-    try:
+    async with started(spec_of(checkpoint, max_concurrency=1), Host(fork_server)) as narrow:
         generations = [narrow.generate(request) for request in requests]
         assert (await narrow.ask_load()).waiting
         narrow.adopt(await narrow.suspend())
         assert [await whole(generation) for generation in generations] == expected
-    finally:
-        await narrow.stop(5.0)
 
 
 async def whole(generation: Generation) -> str:
