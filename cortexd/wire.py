@@ -13,7 +13,7 @@ import msgspec
 Finish = Literal["stop", "length"]
 Effort = Literal["none", "low", "medium", "high"]
 
-STRATEGIES = ("auto", "cpu fp32", "cpu bf16", "cpu fp16", "cpu int8")  # that a worker runs
+STRATEGIES = ("auto", "cpu fp32", "cpu bf16", "cpu fp16", "cpu int8", "cpu int4")  # that a worker runs
 TEMPLATES = ("auto", "chat", "think", "fast")  # that it writes prompts by
 
 MAX_FRAME = 64 * 2**20  # bytes; a longer frame means that the stream is out of step

@@ -18,7 +18,7 @@ from cortexd.cli.output import human_bytes, print_json, print_table
 from cortexd.errors import UnsupportedCheckpoint
 
 _INSPECTION = "cortexd.rwkv.inspection"
-_COMPARED = ("cpu bf16", "cpu fp16", "cpu int8")  # unless named
+_COMPARED = ("cpu bf16", "cpu fp16", "cpu int8", "cpu int4")  # unless named
 _COLUMNS = ("STRATEGY", "WEIGHTS", "KL", "KL 99 %", "SAME TOKEN", "PERPLEXITY")
 
 

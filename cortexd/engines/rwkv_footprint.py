@@ -11,7 +11,8 @@ from cortexd_kernels.native.library import is_expected
 PROCESS_BYTES = 120 * 2**20
 
 _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}  # what torch asks for
-_BYTES = {"cpu fp32": 4, "cpu bf16": 2, "cpu fp16": 2, "cpu int8": 1.25}  # with scales, and what stays in 16 bits
+# With scales, and what stays in 16 bits.
+_BYTES = {"cpu fp32": 4, "cpu bf16": 2, "cpu fp16": 2, "cpu int8": 1.25, "cpu int4": 0.75}
 _STREAMS = 34  # vectors of the model's width that a token takes in a step at most (measured)
 _ROWS = 4  # vectors of the vocabulary's width that are there at once while a token is drawn
 
@@ -28,6 +29,8 @@ def footprint(spec: ModelSpec, prefill_budget: int, kept: int = 0) -> int:
     number = bytes_per_number(spec.strategy, spec.stored)
     looked_up = 2 if spec.stored in ("BF16", "F16") else max(number, 2)  # rows of it are never multiplied
     weights = int((spec.parameters - embedding) * number) + embedding * int(looked_up)
+    if spec.strategy == "cpu int4":  # whose head, as large as the embedding, is in int8
+        weights += int(embedding * (_BYTES["cpu int8"] - number))
     states = spec.max_concurrency * spec.state_bytes
     step = 4 * (_STREAMS * spec.width * (prefill_budget + spec.max_concurrency) + _ROWS * spec.vocabulary)
     logits = 4 * spec.vocabulary * spec.max_concurrency

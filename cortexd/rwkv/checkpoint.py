@@ -55,7 +55,7 @@ class Checkpoint:
     def embedding(self, dtype: torch.dtype) -> Tensor:
         """The embedding, whose rows are only looked up: 16-bit floats become fp32 exactly, so that they stay as they are."""
         stored = self._tensors[self.shape.origins["emb.weight"].name].dtype
-        wanted = torch.bfloat16 if dtype is torch.int8 else dtype
+        wanted = dtype if dtype.is_floating_point else torch.bfloat16
         return self.big("emb.weight", stored if stored.itemsize == 2 else wanted)
 
     def _counted(self, name: str) -> Tensor:

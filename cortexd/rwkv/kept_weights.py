@@ -22,7 +22,7 @@ from cortexd.checkpoints.shape import ModelShape
 from cortexd.rwkv.mapping import MappedFile, Mappings, Place
 from cortexd.rwkv.prepare import EMBEDDING
 
-DtypeName = Literal["float32", "bfloat16", "float16", "int8"]
+DtypeName = Literal["float32", "bfloat16", "float16", "int8", "uint8"]
 
 _PAGE = 4096
 # Bytes read or written at once: what is written in large pieces is kept in large pages, mapped fifty times faster (on ext4).
@@ -34,6 +34,7 @@ _NAMES: dict[torch.dtype, DtypeName] = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
     torch.int8: "int8",
+    torch.uint8: "uint8",
 }
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 

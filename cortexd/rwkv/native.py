@@ -8,7 +8,7 @@ from torch import Tensor
 from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.state import StatePool
 from cortexd.rwkv.v7 import Weights
-from cortexd_kernels.native.layout import FORMATS, quantise
+from cortexd_kernels.native.layout import FORMATS, pack, unpack
 from cortexd_kernels.native.library import open_native
 from cortexd_kernels.native.model import NativeModel
 from cortexd_kernels.native.stages import product
@@ -42,10 +42,8 @@ def native_problem() -> str:
     x: Tensor = torch.randn(_ROWS, _WIDTH)
     weight: Tensor = torch.randn(_WIDTH, _WIDTH)
     for name, dtype in FORMATS.items():
-        numbers, scales = weight.to(dtype), None
-        if dtype is torch.int8:
-            numbers, scales = quantise(weight)
-        expected = x @ (numbers.float() if scales is None else numbers.float() * scales.unsqueeze(1)).t()
+        numbers, scales = pack(weight, dtype)
+        expected = x @ unpack(numbers, scales).t()
         found = product(Threads(native), numbers, x, scales)
         if not float((found - expected).abs().max()) < _TOLERANCE * float(expected.abs().max()):
             return f"{native.description}, compute wrongly with {name} on this processor"

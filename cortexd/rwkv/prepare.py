@@ -23,7 +23,7 @@ def prepare(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[str, T
     product, 1 `[rank, C]` and 2 `[C, rank]`. What the file holds in this form already is still mapped.
     """
     yield EMBEDDING, checkpoint.embedding(dtype)
-    yield from native_layout(_tensors(checkpoint, checkpoint.stored if dtype is torch.int8 else dtype), dtype)
+    yield from native_layout(_tensors(checkpoint, dtype if dtype.is_floating_point else checkpoint.stored), dtype)
 
 
 def _tensors(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:

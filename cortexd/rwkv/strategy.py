@@ -6,16 +6,18 @@ import torch
 
 from cortexd.errors import LoadFailed
 from cortexd.wire import STRATEGIES, one_of
+from cortexd_kernels.native.layout import FORMATS
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in FORMATS.items()}
 _STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-_NATIVE_ONLY = (torch.float16, torch.int8)
+_NATIVE_ONLY = ("fp16", "int8", "int4")
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """Large matrices are kept as `dtype`; everything else, every state and, in native kernels, all arithmetic is fp32."""
+    """Large matrices are kept as `dtype`, int4 as uint8; everything else, every state and, in native kernels, all arithmetic is
+    fp32.
+    """
 
     device: str
     dtype: torch.dtype
@@ -40,22 +42,22 @@ def parse_strategy(text: str, stored: str, *, native: bool) -> Strategy:
         dtype = _STORED.get(stored) if native or fast else None
         return Strategy("cpu", dtype or torch.float32)
     device, _, name = text.partition(" ")
-    if device != "cpu" or name not in _DTYPES:
+    if device != "cpu" or name not in FORMATS:
         raise LoadFailed(f"The strategy {text!r} is not one this version can run: use {one_of(STRATEGIES)}.")
     if needs_native(text) and not native:
         raise LoadFailed(
             f"The strategy {text!r} needs the native kernels, which are not there: install a C++ compiler (g++ or clang++), "
             "or use 'auto'."
         )
-    return Strategy(device, _DTYPES[name])
+    return Strategy(device, FORMATS[name])
 
 
 def needs_native(text: str) -> bool:
     """Whether PyTorch does not compute this strategy."""
-    return _DTYPES.get(text.partition(" ")[2]) in _NATIVE_ONLY
+    return text.partition(" ")[2] in _NATIVE_ONLY
 
 
 def candidates(text: str) -> list[torch.dtype]:
     """What a strategy may turn out to be, before one knows how the weights are stored."""
     _, _, name = text.partition(" ")
-    return [_DTYPES[name]] if name in _DTYPES else list(_STORED.values())
+    return [FORMATS[name]] if name in FORMATS else list(_STORED.values())

@@ -20,7 +20,7 @@ from tests.bench.turns import HISTORIES, history_name
 
 # Each is read on white and on black.
 _INK, _GRID = "#808890", "#80889040"
-_COLOURS = {"bf16": "#3b82f6", "int8": "#e0752d", "peer": "#2fa36b"}
+_COLOURS = {"bf16": "#3b82f6", "int8": "#e0752d", "int4": "#a259c4", "peer": "#2fa36b"}
 _PEER_MARKERS = "^vDP"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
@@ -44,6 +44,8 @@ def batches(shapes: Shapes, peers: Sequence[Mapping[str, Any]]) -> Figure:
     figure, axes = _panels(shapes)
     for panel, (name, figures) in zip(axes, shapes.items(), strict=True):
         for kind in KINDS:
+            if f"{decode_name(kind, STREAMS[0])}, tok/s" not in figures:
+                continue  # measured before there was this kind
             colour = _COLOURS[kind]
             measured = [_median(figures, f"{decode_name(kind, streams)}, tok/s") for streams in STREAMS]
             floors = [_median(figures, f"{decode_name(kind, streams)}, floor") for streams in STREAMS]

@@ -14,7 +14,7 @@ from tests.bench.shapes import Shape
 
 STREAMS = (1, 4, 8, 16, 32)
 PROMPTS = (128, 512, 2048)
-KINDS = ("bf16", "int8")
+KINDS = ("bf16", "int8", "int4")
 PACKAGE = "rwkv package fp32"
 _DECODED = 32  # tokens of each stream
 _PROMPT = 512  # of the package

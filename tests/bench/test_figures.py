@@ -42,7 +42,7 @@ def test_of_few_values_the_99th_percentile_is_the_largest() -> None:
     assert percentile([5.0, 1.0, 3.0], 99) == 5.0
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("bf16", torch.bfloat16), ("int8", torch.int8)])
+@pytest.mark.parametrize(("kind", "dtype"), [("bf16", torch.bfloat16), ("int8", torch.int8), ("int4", torch.uint8)])
 def test_the_floor_counts_the_weights_that_the_engine_prepares(tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
     shape = Shape("small", layers=4, heads=2, vocabulary=2048)
     checkpoint = Checkpoint(str(shape.checkpoint(tmp_path)), lambda done, total: None)

@@ -80,9 +80,10 @@ def test_bf16_weights_lose_nothing_that_was_not_lost_when_they_were_stored(goose
 def test_the_fewer_bits_the_further_from_fp32(tmp_path: Path):
     native_or_skip()
     write_pth(tmp_path / "fp32.pth", tiny_state_dict(2, layers=3, vocabulary=257))
-    _, bf16, int8 = compare(tmp_path / "fp32.pth", ["cpu bf16", "cpu int8"], TEXT)
-    assert 0.0 < bf16.kl < int8.kl < 0.1
-    assert bf16.same_top >= int8.same_top > 0.5
+    _, bf16, int8, int4 = compare(tmp_path / "fp32.pth", ["cpu bf16", "cpu int8", "cpu int4"], TEXT)
+    assert 0.0 < bf16.kl < int8.kl < int4.kl < 1.0
+    assert bf16.same_top >= int8.same_top > int4.same_top
+    assert bf16.weight_bytes > int8.weight_bytes > int4.weight_bytes
 
 
 # Within this process, for it takes a second to make another
@@ -137,9 +138,9 @@ def test_too_little_memory_is_one_sentence(goose: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("no_native")
 def test_without_native_kernels_the_rest_is_compared_and_what_is_named_is_refused(goose: Path):
-    report = looked_at(goose, strategies=["cpu bf16", "cpu fp16", "cpu int8"], lenient=True, text=TEXT)
+    report = looked_at(goose, strategies=["cpu bf16", "cpu fp16", "cpu int8", "cpu int4"], lenient=True, text=TEXT)
     assert [found.strategy for found in report.quality] == ["cpu fp32", "cpu bf16"]
-    assert report.left_out == ["cpu fp16", "cpu int8"]
+    assert report.left_out == ["cpu fp16", "cpu int8", "cpu int4"]
     report = looked_at(goose, strategies=["cpu int8"], text=TEXT)
     assert report.problem.startswith("The strategy 'cpu int8' needs the native kernels, which are not there")
 

@@ -59,7 +59,7 @@ def test_of_what_cannot_be_read_nothing_is_foretold():
     assert footprint(ModelSpec(name="gone", source="file", path="/gone.pth"), 256) == 0
 
 
-@pytest_asyncio.fixture(loop_scope="package", params=["cpu fp32", "cpu bf16", "cpu fp16", "cpu int8"])
+@pytest_asyncio.fixture(loop_scope="package", params=["cpu fp32", "cpu bf16", "cpu fp16", "cpu int8", "cpu int4"])
 async def busy(
     request: pytest.FixtureRequest, fork_server: ForkServer, goose: Path
 ) -> AsyncGenerator[tuple[ModelSpec, Host, RwkvEngine]]:

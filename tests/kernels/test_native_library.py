@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cortexd_kernels.native import library
-from cortexd_kernels.native.layout import quantise
+from cortexd_kernels.native.layout import FORMATS, pack
 from cortexd_kernels.native.library import (
     GENERIC,
     build,
@@ -89,13 +89,10 @@ def test_the_generic_level_computes_the_same_product():
     native_or_skip()
     generic = open_native(CACHE, GENERIC)
     assert generic.library is not None
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        weight, x = torch.randn(37, 192).to(dtype), torch.randn(5, 192)
-        mine, theirs = (product(Threads(native), weight, x) for native in (generic, native_or_skip()))
-        assert torch.allclose(mine, theirs, atol=1e-4)
-    (weight, scales), x = quantise(torch.randn(37, 192)), torch.randn(5, 192)
-    mine, theirs = (product(Threads(native), weight, x, scales) for native in (generic, native_or_skip()))
-    assert torch.allclose(mine, theirs, atol=4e-3)
+    for dtype in FORMATS.values():
+        (weight, scales), x = pack(torch.randn(37, 192), dtype), torch.randn(5, 192)
+        mine, theirs = (product(Threads(native), weight, x, scales) for native in (generic, native_or_skip()))
+        assert torch.allclose(mine, theirs, atol=1e-4 if dtype.is_floating_point else 4e-3)
 
 
 def test_every_level_compiles_with_vectors_of_its_width():

@@ -11,7 +11,7 @@ from cortexd.rwkv.batch import Batch, Piece
 from cortexd.rwkv.state import StatePool
 from cortexd.rwkv.v7 import Rwkv7
 from cortexd.rwkv.weights import open_weights
-from cortexd_kernels.native.layout import FORMATS, native_layout
+from cortexd_kernels.native.layout import FORMATS, native_layout, unpack
 from cortexd_kernels.native.model import NativeModel
 from cortexd_kernels.native.threads import Threads
 from tests.checkpoint_files import tiny_state_dict, write_pth
@@ -19,9 +19,8 @@ from tests.kernels.native_library import native_or_skip
 from tests.rwkv.oracle import Oracle
 
 TOLERANCE = 1e-4
-INTEGER_TOLERANCE = (
-    3e-3  # where activations are rounded to 16 bits; rounding the weights to int8 costs a hundred times that
-)
+# Activations are rounded to 16 bits; rounding the weights to int8 costs a hundred times that, and int4 more.
+INTEGER_TOLERANCE = 3e-3
 SIZES = [(1, 1, 257), (3, 3, 301), (2, 5, 97)]  # layers, heads, vocabulary
 States = tuple[Tensor, Tensor, Tensor]
 
@@ -62,8 +61,7 @@ def rounded(tensors: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
     for name, tensor in layout.items():
         if name.endswith(".scales"):
             continue
-        scales = layout.get(f"{name}.scales")
-        result[name] = tensor.float() if scales is None else tensor.float() * scales.unsqueeze(1)
+        result[name] = unpack(tensor, layout.get(f"{name}.scales"))
     return result
 
 
@@ -92,7 +90,8 @@ def test_logits_and_states_are_those_of_the_official_package(tiny: Tiny):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("bf16", TOLERANCE), ("fp16", TOLERANCE), ("int8", INTEGER_TOLERANCE)]
+    ("dtype", "tolerance"),
+    [("bf16", TOLERANCE), ("fp16", TOLERANCE), ("int8", INTEGER_TOLERANCE), ("int4", INTEGER_TOLERANCE)],
 )
 def test_rounded_weights_are_computed_with_as_they_are(tiny: Tiny, dtype: str, tolerance: float):
     ids = tiny.tokens(50)
@@ -120,7 +119,7 @@ def test_a_sequence_is_bitwise_the_same_alone_and_beside_others_by_any_number_of
                     assert torch.equal(logits[i], alone[i][step])
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+@pytest.mark.parametrize("dtype", ["fp32", "int8", "int4"])
 def test_a_prompt_is_bitwise_the_same_however_it_is_cut_and_batched(tiny: Tiny, dtype: str):
     prompt, other = tiny.tokens(150), tiny.tokens(70)
     model, whole = tiny.native(dtype, threads=2), tiny.states()

@@ -5,15 +5,16 @@ import torch
 from torch import Tensor
 
 from cortexd_kernels import reference
-from cortexd_kernels.native.layout import quantise
+from cortexd_kernels.native.layout import pack, unpack
 from cortexd_kernels.native.stages import add_value, product, shift_mix, time_mix
 from cortexd_kernels.native.threads import Threads
 from tests.kernels.native_library import native_or_skip
 
-FORMATS = [torch.float32, torch.bfloat16, torch.float16, torch.int8]
-INTEGER_TOLERANCE = (
-    1e-4  # of products with int8, whose activations are rounded to 16 bits; the weights' own error is some 6e-3
-)
+INT4 = torch.uint8
+INTEGERS = [torch.int8, INT4]
+FORMATS = [torch.float32, torch.bfloat16, torch.float16, *INTEGERS]
+# Activations that meet integers are rounded to 16 bits; the weights' own error is some 6e-3, that of int4 8e-2.
+INTEGER_TOLERANCE = 1e-4
 
 
 @pytest.fixture
@@ -27,14 +28,12 @@ def relative_rms(result: Tensor, expected: Tensor) -> float:
 
 def stored(weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, Tensor]:
     """The weight in a format, its scales if it has any, and what they mean in float64."""
-    if dtype is torch.int8:
-        numbers, scales = quantise(weight)
-        return numbers, scales, numbers.double() * scales.double().unsqueeze(1)
-    return weight.to(dtype), None, weight.to(dtype).double()
+    numbers, scales = pack(weight, dtype)
+    return numbers, scales, unpack(numbers, scales).double()
 
 
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
-@pytest.mark.parametrize(("rows", "columns"), [(1, 64), (97, 192), (301, 320), (64, 32), (50, 4160)])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 64), (97, 192), (301, 320), (64, 32), (33, 288), (50, 4160)])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 9, 32])
 def test_a_product_is_its_definition(threads: Threads, dtype: torch.dtype, rows: int, columns: int, count: int):
     weight, scales, exact = stored(torch.randn(rows, columns), dtype)
@@ -43,30 +42,60 @@ def test_a_product_is_its_definition(threads: Threads, dtype: torch.dtype, rows:
     usual = (
         x.double().norm(dim=1, keepdim=True) * exact.norm(dim=1) / columns**0.5
     )  # of few results, all may be next to zero
-    assert difference.norm() / usual.norm() < (INTEGER_TOLERANCE if dtype is torch.int8 else 1e-6)
+    assert difference.norm() / usual.norm() < (1e-6 if dtype.is_floating_point else INTEGER_TOLERANCE)
 
 
+def least(dtype: torch.dtype, rows: int, columns: int) -> Tensor:
+    """The lowest number there is, everywhere: -128, or -8 · 127."""
+    if dtype is torch.int8:
+        return torch.full((rows, columns), -128, dtype=torch.int8)
+    group = torch.tensor([0x88] * 16 + [127], dtype=torch.uint8)
+    return group.repeat(rows, columns // 32)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 @pytest.mark.parametrize("columns", [32, 768, 4096, 16384])
 @pytest.mark.parametrize("count", [1, 8])
-def test_no_sum_of_integers_overflows(threads: Threads, columns: int, count: int):
-    weight = torch.full((25, columns), -128, dtype=torch.int8)
+def test_no_sum_of_integers_overflows(threads: Threads, dtype: torch.dtype, columns: int, count: int):
+    weight = least(dtype, 25, columns)
+    number = unpack(weight)[0, 0].double() * 0.01
     largest = torch.full((count, columns), -3.0)
     one_stands_out = torch.rand(count, columns)
     one_stands_out[:, 5] = 100.0
     for x in (largest, one_stands_out, torch.rand(count, columns)):
         y = product(threads, weight, x, torch.full((25,), 0.01))
         # Like numbers are all rounded the same way; a sum that overflowed would have another sign.
-        assert relative_rms(y, -1.28 * x.double().sum(1, keepdim=True).expand(count, 25)) < 1e-3
+        assert relative_rms(y, number * x.double().sum(1, keepdim=True).expand(count, 25)) < 1e-3
 
 
-def test_int8_hides_neither_zeros_nor_what_is_not_a_number(threads: Threads):
-    weight, scales = quantise(torch.randn(40, 96))
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+def test_integers_hide_neither_zeros_nor_activations_that_are_not_numbers(threads: Threads, dtype: torch.dtype):
+    weight, scales = pack(torch.randn(40, 96), dtype)
     x = torch.randn(4, 96)
     x[0] = 0.0
     x[1, 7], x[2, 90], x[3, 0] = torch.nan, torch.inf, -torch.inf
     y = product(threads, weight, x, scales)
     assert torch.equal(y[0], torch.zeros(40))
     assert y[1:].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_integers_hide_neither_rows_of_zeros_nor_weights_that_are_not_numbers(
+    threads: Threads, dtype: torch.dtype, bad: float
+):
+    weight = torch.randn(5, 96)
+    weight[1], weight[2, :32], weight[3, 40] = 0.0, 0.0, bad
+    numbers, scales = pack(weight, dtype)
+    for x in (torch.randn(1, 96), torch.randn(7, 96)):
+        y = product(threads, numbers, x, scales)
+        assert torch.equal(y[:, 1], torch.zeros(len(x)))
+        assert not y[:, 3].isfinite().any()
+        assert y[:, [0, 2, 4]].isfinite().all()
+        into = torch.zeros(1, 64)
+        columns, column_scales = pack(weight[:, :64], dtype)
+        add_value(threads, columns, torch.tensor([[0.0, 1.0, 1.0, 1.0, 1.0]]), into, column_scales)
+        assert not into[0, 40].isfinite()
 
 
 def test_every_bfloat16_and_float16_is_read_as_it_is(threads: Threads):

@@ -178,7 +178,7 @@ def test_bf16_weights_are_close_to_fp32(tiny: Path, kernels: Native):
     assert float((found - expected).norm() / expected.norm()) < 0.05
 
 
-@pytest.mark.parametrize("strategy", ["cpu fp32", "cpu bf16", "cpu fp16", "cpu int8"])
+@pytest.mark.parametrize("strategy", ["cpu fp32", "cpu bf16", "cpu fp16", "cpu int8", "cpu int4"])
 def test_in_native_kernels_no_bit_depends_on_how_a_prompt_is_cut(tiny: Path, strategy: str):
     ids = tokens(150, 300)
     runner = open_runner(tiny, native_or_skip(), strategy=strategy)
@@ -197,7 +197,7 @@ def test_a_step_that_wants_no_logits_gives_none(tiny: Path, kernels: Native):
     assert len(logits) == len(rows) == 0
 
 
-@pytest.mark.parametrize(("strategy", "tolerance"), [("cpu fp16", 0.01), ("cpu int8", 0.05)])
+@pytest.mark.parametrize(("strategy", "tolerance"), [("cpu fp16", 0.01), ("cpu int8", 0.05), ("cpu int4", 0.5)])
 def test_smaller_weights_are_close_to_fp32(tiny: Path, strategy: str, tolerance: float):
     ids = tokens(60, 300)
     exact, rounded = open_runner(tiny, native_or_skip()), open_runner(tiny, native_or_skip(), strategy=strategy)
@@ -205,7 +205,7 @@ def test_smaller_weights_are_close_to_fp32(tiny: Path, strategy: str, tolerance:
     assert 0 < float((found - expected).norm() / expected.norm()) < tolerance
 
 
-@pytest.mark.parametrize("strategy", ["cpu fp16", "cpu int8"])
+@pytest.mark.parametrize("strategy", ["cpu fp16", "cpu int8", "cpu int4"])
 def test_what_only_native_kernels_compute_is_refused_without_them(tiny: Path, strategy: str):
     with pytest.raises(LoadFailed, match=f"'{strategy}' needs the native kernels.*install a C"):
         open_runner(tiny, TORCH, strategy=strategy)

@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "weights"
 
 
-@pytest.mark.parametrize("strategy", ["cpu fp32", "cpu bf16", "cpu int8"])
+@pytest.mark.parametrize("strategy", ["cpu fp32", "cpu bf16", "cpu int8", "cpu int4"])
 @pytest.mark.parametrize("layout", ["pth", "safetensors", "hf", "hf-shards"])
 def test_kept_weights_are_bitwise_what_a_conversion_gives(
     tmp_path: Path, folder: Path, state: State, layout: str, strategy: str

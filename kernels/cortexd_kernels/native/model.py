@@ -19,8 +19,8 @@ _LOW_RANK = ("w1", "w2", "a1", "a2", "v1", "v2", "g1", "g2")
 class NativeModel:
     """Computes with `weights` where they lie, in fp32 whatever their format.
 
-    Names are those of the checkpoint, with these matrices `[rows, columns]`, all contiguous on the CPU, float32, bfloat16, float16,
-    or int8 beside a float32 tensor `<name>.scales` `[rows]`:
+    Names are those of the checkpoint, with these matrices `[rows, columns]`, all contiguous on the CPU, in any format of `layout`:
+    float32, bfloat16, float16, or int8 or int4 (as uint8) beside a float32 tensor `<name>.scales` `[rows]`:
 
     - `emb.weight`, `head.weight` `[V, C]`; `att.{receptance,key,value,output}.weight` `[C, C]`; `ffn.key.weight` `[F, C]`
     - `ffn.value.columns` `[F, C]`: `ffn.value.weight` transposed, of which only rows with an activation other than zero are read
@@ -36,7 +36,7 @@ class NativeModel:
         library.cortexd_engine_free.restype = None
         self.threads = threads
         self._tensors = weights  # kept alive: the library reads them where they lie
-        self.vocabulary, self.width = weights["head.weight"].shape
+        self.vocabulary, self.width = weights["emb.weight"].shape
         self.layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
         self.ffn_width = weights["blocks.0.ffn.key.weight"].shape[0]
         self.heads = self.width // HEAD_SIZE

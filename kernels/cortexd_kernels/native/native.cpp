@@ -82,17 +82,13 @@ private:
 
 template <class W>
 void widen_row(const Matrix& m, int row, float* to) {
-    const char* from = m.data + (size_t)row * m.columns * W::bits / 8;
-    for (int k = 0; k < m.columns; k += VL) store(to + k, W::load(from, k) * (m.scales ? m.scales[row] : 1.0f));
+    const char* from = m.data + row * W::bytes(m.columns);
+    const vf factor = broadcast(m.scales ? m.scales[row] : 1.0f);
+    for (int k = 0; k < m.columns; k += VL) store(to + k, W::load(from, k) * W::scaled(factor, from, k));
 }
 
 void look_up(const Matrix& m, int row, float* to) {
-    switch (m.format) {
-        case FLOAT32: return widen_row<Float32>(m, row, to);
-        case BFLOAT16: return widen_row<Bfloat16>(m, row, to);
-        case FLOAT16: return widen_row<Float16>(m, row, to);
-        case INT8: return widen_row<Int8>(m, row, to);
-    }
+    with(m.format, [&](auto w) { widen_row<decltype(w)>(m, row, to); });
 }
 
 class Engine {

@@ -178,17 +178,21 @@ inline int nonzero(const float* activations, int F, int32_t* ids) {
 template <class W>
 inline void add_rows(const Matrix& m, const char* data, const float* a, const int32_t* ids, int from, int to, int count, float* sums) {
     constexpr int ahead = 16;
-    const size_t stride = (size_t)m.columns * W::bits / 8;
+    const size_t stride = W::bytes(m.columns);
     vf total[NV];
 #pragma GCC unroll 16
     for (int j = 0; j < NV; j++) total[j] = load(sums + j * VL);
     for (int i = from; i < to; i++) {
         const int f = ids[i];
         const char* later = data + stride * ids[i + ahead < count ? i + ahead : i];
-        for (int byte = 0; byte < N * W::bits / 8; byte += 64) __builtin_prefetch(later + byte);
+        for (size_t byte = 0; byte < W::bytes(N); byte += 64) __builtin_prefetch(later + byte);
+        if constexpr (W::bytes(N) % 64) __builtin_prefetch(later + W::bytes(N) - 1);
         const vf factor = broadcast(m.scales ? a[f] * m.scales[f] : a[f]);
 #pragma GCC unroll 16
-        for (int j = 0; j < NV; j++) total[j] = fma(factor, W::load(data + stride * f, j * VL), total[j]);
+        for (int j = 0; j < NV; j++) {
+            const char* row = data + stride * f;
+            total[j] = fma(W::scaled(factor, row, j * VL), W::load(row, j * VL), total[j]);
+        }
     }
 #pragma GCC unroll 16
     for (int j = 0; j < NV; j++) store(sums + j * VL, total[j]);
@@ -198,7 +202,7 @@ inline void add_rows(const Matrix& m, const char* data, const float* a, const in
 template <class W>
 void value_piece(const Matrix& m, const Activations& a, int first, int t, int end, float* x) {
     const int F = m.rows, rows = end - t, block = rows == 1 ? F : VALUE_BLOCK;
-    const char* data = m.data + (size_t)first * W::bits / 8;
+    const char* data = m.data + W::bytes(first);
     float sums[VALUE_ROWS * N] = {};
     int done[VALUE_ROWS] = {};
     for (int f = 0; f < F; f += block)
@@ -220,12 +224,7 @@ inline void add_value(Pool& pool, const Matrix& m, const Activations& a, int T, 
     const int across = m.columns / N, down = (T + VALUE_ROWS - 1) / VALUE_ROWS;
     pool.run(across * down, [&](int piece) {
         const int first = piece % across * N, t = piece / across * VALUE_ROWS, end = T - t < VALUE_ROWS ? T : t + VALUE_ROWS;
-        switch (m.format) {
-            case FLOAT32: return value_piece<Float32>(m, a, first, t, end, x);
-            case BFLOAT16: return value_piece<Bfloat16>(m, a, first, t, end, x);
-            case FLOAT16: return value_piece<Float16>(m, a, first, t, end, x);
-            case INT8: return value_piece<Int8>(m, a, first, t, end, x);
-        }
+        with(m.format, [&](auto w) { value_piece<decltype(w)>(m, a, first, t, end, x); });
     });
 }
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from cortexd_kernels.native import structures as c
+from cortexd_kernels.native.layout import columns_of
 from cortexd_kernels.native.threads import Threads
 
 
 def product(threads: Threads, weight: Tensor, x: Tensor, scales: Tensor | None = None) -> Tensor:
     """x Wᵀ in fp32 for a weight of any format: weight `[out, in]`, x `[T, in]` → `[T, out]`; `scales` `[out]` belong to int8."""
-    assert x.shape[1] == weight.shape[1]
+    assert x.shape[1] == columns_of(weight)
     y = torch.empty(x.shape[0], weight.shape[0])
     matrix = c.matrix(weight, scales)
     threads.call("cortexd_product", ctypes.byref(matrix), c.floats(x), x.shape[0], c.floats(y))
@@ -26,7 +27,7 @@ def product(threads: Threads, weight: Tensor, x: Tensor, scales: Tensor | None =
 def add_value(threads: Threads, columns: Tensor, activations: Tensor, x: Tensor, scales: Tensor | None = None) -> None:
     """x `[T, C]` += activations `[T, F]` · columns `[F, C]`, reading only what meets an activation other than zero."""
     assert activations.shape == (x.shape[0], columns.shape[0])
-    assert x.shape[1] == columns.shape[1]
+    assert x.shape[1] == columns_of(columns)
     assert x.shape[1] % 64 == 0
     matrix = c.matrix(columns, scales)
     threads.call("cortexd_add_value", ctypes.byref(matrix), c.floats(activations), x.shape[0], c.floats(x))

@@ -8,7 +8,9 @@ from ctypes import c_double, c_int32, c_void_p
 import torch
 from torch import Tensor
 
-FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
+from cortexd_kernels.native.layout import FORMATS, columns_of
+
+_NUMBERS = {dtype: number for number, dtype in enumerate(FORMATS.values())}  # of formats
 STREAMS = ("r", "w", "k", "v", "a", "v_mix", "v_first", "g")
 
 _FLOATS = c_void_p  # float*
@@ -98,11 +100,12 @@ def floats(tensor: Tensor | None) -> c_void_p:
 
 
 def matrix(weight: Tensor, scales: Tensor | None = None) -> Matrix:
-    """Of a `[rows, columns]` weight; the caller keeps it alive. `scales` `[rows]` belong to int8."""
+    """Of a `[rows, columns]` weight in any format; the caller keeps it alive. `scales` `[rows]` belong to integers."""
+    columns = columns_of(weight)
     assert weight.is_contiguous()
-    assert weight.shape[1] % 32 == 0
-    assert (scales is None) == (weight.dtype is not torch.int8)
-    return Matrix(weight.data_ptr(), floats(scales), *weight.shape, FORMATS[weight.dtype])
+    assert columns % 32 == 0
+    assert (scales is None) == weight.dtype.is_floating_point
+    return Matrix(weight.data_ptr(), floats(scales), len(weight), columns, _NUMBERS[weight.dtype])
 
 
 def pieces(slots: Sequence[int], lengths: Sequence[int]) -> Pieces:

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 #if defined(__AVX2__) || defined(__AVX512F__)
@@ -118,6 +119,19 @@ inline vs widen(const char* p) {
 #endif
 }
 
+// VL signed bytes.
+inline vi widen_to_32(const char* p) {
+#if defined(__AVX512F__)
+    return (vi)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__AVX2__)
+    return (vi)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#else
+    vi x;
+    for (int i = 0; i < VL; i++) x[i] = (signed char)p[i];
+    return x;
+#endif
+}
+
 inline vf to_floats(vi x) { return __builtin_convertvector(x, vf); }
 inline vf to_floats(vf x) { return x; }
 
@@ -164,64 +178,39 @@ inline float sum(vf x) {
 #endif
 }
 
-// The sums of the lanes of VL vectors that lie `stride` vectors apart: halves are added, then neighbours.
-inline vf sums_of(const vf* x, int stride) {
 #if defined(__AVX2__) || defined(__AVX512F__)
-    auto half = [&](int i) {
-#if defined(__AVX512F__)
-        return _mm256_add_ps(_mm512_castps512_ps256(x[i * stride]), _mm512_extractf32x8_ps(x[i * stride], 1));
-#else
-        return x[i * stride];
-#endif
-    };
-    auto eight = [&](int i) {
-        const __m256 a = _mm256_hadd_ps(half(i), half(i + 1)), b = _mm256_hadd_ps(half(i + 2), half(i + 3));
-        const __m256 c = _mm256_hadd_ps(half(i + 4), half(i + 5)), d = _mm256_hadd_ps(half(i + 6), half(i + 7));
-        const __m256 ab = _mm256_hadd_ps(a, b), cd = _mm256_hadd_ps(c, d);
-        return _mm256_add_ps(_mm256_permute2f128_ps(ab, cd, 0x20), _mm256_permute2f128_ps(ab, cd, 0x31));
-    };
-#if defined(__AVX512F__)
-    return _mm512_insertf32x8(_mm512_castps256_ps512(eight(0)), eight(8), 1);
-#else
-    return eight(0);
-#endif
-#else
-    vf y;
-    for (int i = 0; i < VL; i++) y[i] = sum(x[i * stride]);
-    return y;
-#endif
-}
+typedef float eight_floats __attribute__((vector_size(32)));
+typedef int32_t eight_ints __attribute__((vector_size(32)));
 
-// The same of integers, whose sums are exact in any order.
-inline vi sums_of(const vi* x, int stride) {
-#if defined(__AVX2__) || defined(__AVX512F__)
+inline eight_floats neighbours(eight_floats a, eight_floats b) { return _mm256_hadd_ps(a, b); }
+inline eight_ints neighbours(eight_ints a, eight_ints b) { return (eight_ints)_mm256_hadd_epi32((__m256i)a, (__m256i)b); }
+
+// The sums of the lanes of eight vectors.
+template <class Eight, class V>
+inline Eight eight_sums(const V* x, int stride) {
     auto half = [&](int i) {
-#if defined(__AVX512F__)
-        const __m512i all = (__m512i)x[i * stride];
-        return _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti32x8_epi32(all, 1));
-#else
-        return (__m256i)x[i * stride];
-#endif
+        const auto* p = reinterpret_cast<const __m256i*>(x + i * stride);
+        return sizeof(V) == sizeof *p ? (Eight)_mm256_loadu_si256(p) : (Eight)_mm256_loadu_si256(p) + (Eight)_mm256_loadu_si256(p + 1);
     };
-    auto eight = [&](int i) {
-        const __m256i a = _mm256_hadd_epi32(half(i), half(i + 1)), b = _mm256_hadd_epi32(half(i + 2), half(i + 3));
-        const __m256i c = _mm256_hadd_epi32(half(i + 4), half(i + 5)), d = _mm256_hadd_epi32(half(i + 6), half(i + 7));
-        const __m256i ab = _mm256_hadd_epi32(a, b), cd = _mm256_hadd_epi32(c, d);
-        return _mm256_add_epi32(_mm256_permute2x128_si256(ab, cd, 0x20), _mm256_permute2x128_si256(ab, cd, 0x31));
-    };
-#if defined(__AVX512F__)
-    return (vi)_mm512_inserti32x8(_mm512_castsi256_si512(eight(0)), eight(8), 1);
-#else
-    return (vi)eight(0);
+    auto four = [&](int i) { return neighbours(neighbours(half(i), half(i + 1)), neighbours(half(i + 2), half(i + 3))); };
+    const __m256 a = (__m256)four(0), b = (__m256)four(4);
+    return (Eight)_mm256_permute2f128_ps(a, b, 0x20) + (Eight)_mm256_permute2f128_ps(a, b, 0x31);
+}
 #endif
-#else
-    vi y;
-    for (int i = 0; i < VL; i++) {
-        y[i] = 0;
-        for (int lane = 0; lane < VL; lane++) y[i] += x[i * stride][lane];
+
+// The sums of the lanes of VL vectors, of floats or of integers, that lie `stride` vectors apart: halves are added, then neighbours.
+template <class V>
+inline V sums_of(const V* x, int stride) {
+    V y;
+#if defined(__AVX2__) || defined(__AVX512F__)
+    using Eight = std::conditional_t<std::is_floating_point_v<decltype(V{}[0] + 0)>, eight_floats, eight_ints>;
+    for (int i = 0; i < VL; i += 8) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(&y) + i / 8, (__m256i)eight_sums<Eight>(x + i * stride, stride));
     }
-    return y;
+#else
+    for (int i = 0; i < VL; i++) y[i] = (x[i * stride][0] + x[i * stride][2]) + (x[i * stride][1] + x[i * stride][3]);
 #endif
+    return y;
 }
 
 // e^x to 2 units in the last place; 0 and infinity are never reached, and what is not a number stays none.
@@ -252,16 +241,18 @@ inline vf sigmoid(vf x) { return 1.0f / (1.0f + exponential(-x)); }
 
 inline vf hyperbolic_tangent(vf x) { return 1.0f - 2.0f / (1.0f + exponential(x + x)); }
 
-// Weights as they lie in memory. `load(row, k, scales)` gives those of columns k to k + VL of a row, in fp32.
-// A row of columns numbers takes `columns * bits / 8` bytes.
+// Weights as they lie in memory. A row takes `bytes(columns)`. `load(row, k)` gives the numbers of columns k to k + VL in fp32, and
+// `scaled` what a factor becomes for them where they have a scale of their own.
 
 struct Float32 {
-    static constexpr int bits = 32;
+    static constexpr size_t bytes(size_t columns) { return 4 * columns; }
+    static vf scaled(vf factor, const char*, int) { return factor; }
     static vf load(const char* row, int k) { return ::load(reinterpret_cast<const float*>(row) + k); }
 };
 
 struct Bfloat16 {
-    static constexpr int bits = 16;
+    static constexpr size_t bytes(size_t columns) { return 2 * columns; }
+    static vf scaled(vf factor, const char*, int) { return factor; }
     static vf load(const char* row, int k) {
         const char* p = row + 2 * k;
 #if defined(__AVX512F__)
@@ -281,7 +272,8 @@ struct Bfloat16 {
 };
 
 struct Float16 {
-    static constexpr int bits = 16;
+    static constexpr size_t bytes(size_t columns) { return 2 * columns; }
+    static vf scaled(vf factor, const char*, int) { return factor; }
     static vf load(const char* row, int k) {
         const char* p = row + 2 * k;
 #if defined(__AVX512F__)
@@ -307,18 +299,40 @@ struct Float16 {
 };
 
 struct Int8 {
-    static constexpr int bits = 8;
+    static constexpr size_t bytes(size_t columns) { return columns; }
+    static vf load(const char* row, int k) { return to_floats(widen_to_32(row + k)); }
+    static vf scaled(vf factor, const char*, int) { return factor; }
+};
+
+// Groups of 32 columns, -8 to 7 each, beside the signed byte that scales them: of the 16 bytes before it, byte i holds column i in its
+// lower and column i + 16 in its upper half.
+struct Int4 {
+    static constexpr int group = 32, group_bytes = 17, largest = 8 * 127;
+    static constexpr size_t bytes(size_t columns) { return columns / group * group_bytes; }
     static vf load(const char* row, int k) {
-        const char* p = row + k;
+        const vi both = widen_to_32(row + bytes(k) + k % 16);
+        return to_floats(k % group < 16 ? both << 28 >> 28 : both >> 4);
+    }
+    static vf scaled(vf factor, const char* row, int k) { return factor * (float)(signed char)row[bytes(k) + group_bytes - 1]; }
+
+    // The group at p, scaled, in the order of its columns.
+    static constexpr int parts = group / (2 * VL);
+    static void widen(const char* p, vs (&numbers)[parts]) {
 #if defined(__AVX512F__)
-        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
-#elif defined(__AVX2__)
-        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+        vs left;
+        for (int i = 0; i < 2 * VL; i++) left[i] = i < 16 ? 12 : 8;
+        const __m128i both = _mm_loadu_si128((const __m128i*)p);
+        numbers[0] = (vs)_mm512_cvtepi8_epi16(_mm256_broadcastsi128_si256(both)) << left >> 12;
 #else
-        vf x;
-        for (int i = 0; i < VL; i++) x[i] = (signed char)p[i];
-        return x;
+        for (int i = 0; i < parts / 2; i++) {
+            const vs both = ::widen(p + i * 2 * VL);
+            numbers[i] = both << 12 >> 12, numbers[parts / 2 + i] = both >> 4;
+        }
 #endif
+        int16_t last;  // its upper half is the scale
+        memcpy(&last, p + group_bytes - sizeof last, sizeof last);
+        const vs scale = in_register(vs{} + last) >> 8;
+        for (vs& part : numbers) part *= scale;
     }
 };
 
