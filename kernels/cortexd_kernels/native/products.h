@@ -113,8 +113,13 @@ inline void tile(const char* rows, size_t stride, const typename Operand<W>::Num
         // In the order in which they lie: memory gives one stream faster than R of them.
 #pragma GCC unroll 16
         for (int byte = 0; byte < R * line_bytes; byte += 64) __builtin_prefetch(later + byte, 0, B == 1 ? 3 : 2);
+        if constexpr (O::row_by_row) {
+#pragma GCC unroll 1
+            for (int j = 0; j < line; j += O::step) add(k + j);
+        } else {
 #pragma GCC unroll 16
-        for (int j = 0; j < line; j += O::step) add(k + j);
+            for (int j = 0; j < line; j += O::step) add(k + j);
+        }
     }
     for (; k < end; k += O::step) add(k);
 #pragma GCC unroll 16
