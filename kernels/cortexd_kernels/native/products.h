@@ -225,7 +225,7 @@ inline void lay_all(Pool& pool, const Product* products, int count, int T, Opera
         const bool stays = T == 1 && !has_scales(i);
         operands.laid[i] = {(const char*)(stays ? products[i].x : room + at[i]), has_scales(i) ? room + scales[i] : nullptr};
     }
-    pool.run(count * blocks.count, [&](int piece) {
+    auto lay_piece = [&](int piece) {
         const int i = piece / blocks.count, first = blocks.begin(piece % blocks.count), rows = blocks.rows(piece % blocks.count);
         const int K = products[i].matrix->columns;
         if (T == 1 && !has_scales(i)) return;
@@ -235,7 +235,9 @@ inline void lay_all(Pool& pool, const Product* products, int count, int T, Opera
             for (int row = 0; row < rows; row++)
                 room[scales[i] + first + row] = lay<W>(products[i].x + (size_t)(first + row) * K, K, row, rows, block);
         });
-    });
+    };
+    if (T > 1) return pool.run(count * blocks.count, lay_piece);
+    for (int i = 0; i < count; i++) lay_piece(i);  // one row takes less time than to tell another thread of it
 }
 
 // All `count` products of T rows, as one work.
