@@ -87,8 +87,7 @@ def bytes_of_a_step(layout: dict[str, Tensor], batch: int, layers: int, width: i
 def torch_model(
     weights: dict[str, Tensor], dtype: torch.dtype, layers: int, width: int
 ) -> Callable[[int], Callable[[], object]]:
-    big = {name for name in weights if name.endswith(".weight") and weights[name].dim() == 2}
-    converted = {name: tensor.to(dtype) if name in big else tensor for name, tensor in weights.items()}
+    converted = dict(native_layout(weights.items(), dtype))
     shape = ModelShape(
         version="7", layers=layers, width=width, heads=width // 64, head_size=64, vocabulary=VOCABULARY,
         ffn_width=4 * width, decay_rank=64, gate_rank=128, a_rank=64, v_rank=32, dtype="F32", parameters=0,
