@@ -1,0 +1,113 @@
+"""The model as a row of operators, here in their plain form: the same numbers as the official package, however it is fed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cortexd.rwkv.batch import Piece
+from cortexd.rwkv.checkpoint import Checkpoint, no_report
+from cortexd.rwkv.fused import FusedRwkv7
+from cortexd.rwkv.prepare import prepare
+from cortexd.rwkv.state import StatePool
+from cortexd_kernels.plain import PlainOperators
+from tests.checkpoint_files import tiny_state_dict, write_pth
+from tests.rwkv.oracle import Oracle
+
+TOLERANCE = 1e-4
+VOCABULARY = 300
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.pth"
+    write_pth(path, tiny_state_dict(torch.seed() % 2**31, vocabulary=VOCABULARY))
+    return path
+
+
+class Model:
+    """With room for eight sequences."""
+
+    def __init__(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
+        checkpoint = Checkpoint(str(path), no_report)
+        self.shape = checkpoint.shape
+        self.pool = StatePool(self.shape, 8)
+        self._model = FusedRwkv7(dict(prepare(checkpoint, dtype)), self.shape, PlainOperators(), CPU)
+
+    def run(self, *pieces: Piece) -> Tensor:
+        return self._model.step(pieces, self.pool)[0]
+
+    def feed(self, slot: int, ids: list[int], cut: int) -> Tensor:
+        """Logits after the last token, fed in pieces of at most `cut`."""
+        for start in range(0, len(ids), cut):
+            logits = self.run(Piece(slot, ids[start : start + cut]))
+        return logits[0]
+
+
+def tokens(count: int) -> list[int]:
+    return torch.randint(VOCABULARY, (count,)).tolist()
+
+
+def compare_state(model: Model, slot: int, expected: list[Tensor]) -> None:
+    pool = model.pool
+    for layer in range(model.shape.layers):
+        for mine, theirs in zip(
+            (pool.att_shift, pool.wkv, pool.ffn_shift), expected[3 * layer : 3 * layer + 3], strict=True
+        ):
+            assert (mine[layer, slot] - theirs).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("cut", [1, 2, 33, 64])
+def test_tokens_may_be_cut_anywhere(tiny: Path, cut: int):
+    ids = tokens(70)
+    expected, expected_state = Oracle(tiny).forward(ids)
+    model = Model(tiny)
+    slot = model.pool.take()
+    assert (model.feed(slot, ids, cut) - expected).abs().max() <= TOLERANCE
+    compare_state(model, slot, expected_state)
+
+
+def test_pieces_of_many_lengths_in_one_step_are_the_same_as_each_alone(tiny: Path):
+    prompts = [tokens(length) for length in (1, 50, 1, 7, 66)]
+    model = Model(tiny)
+    slots = [model.pool.take() for _ in prompts]
+    logits = model.run(*(Piece(slot, ids) for slot, ids in zip(slots, prompts, strict=True)))
+    for slot, ids, mine in zip(slots, prompts, logits, strict=True):
+        expected, expected_state = Oracle(tiny).forward(ids)
+        # Of a prompt this short, heads may have next to no variance, by which their norm divides.
+        assert (mine - expected).abs().max() <= (10 * TOLERANCE if len(ids) < 4 else TOLERANCE)
+        compare_state(model, slot, expected_state)
+
+
+def test_logits_are_those_of_the_pieces_that_want_them(tiny: Path):
+    model = Model(tiny)
+    first, second = model.pool.take(), model.pool.take()
+    ids, other = tokens(9), tokens(5)
+    assert model.run(Piece(first, ids, wants_logits=False)).shape == (0, VOCABULARY)
+    found = model.run(Piece(first, ids, wants_logits=False), Piece(second, other))
+    expected, _ = Oracle(tiny).forward(other)
+    assert (found[0] - expected).abs().max() <= TOLERANCE
+
+
+def test_a_saved_state_resumes_where_it_was_taken(tiny: Path):
+    before, after = tokens(40), tokens(30)
+    model = Model(tiny)
+    slot = model.pool.take()
+    model.feed(slot, before, 40)
+    saved = model.pool.save(slot)
+    expected = model.feed(slot, after, 30)
+    other = model.pool.take()
+    model.feed(other, tokens(9), 9)
+    model.pool.restore(other, saved)
+    assert torch.equal(model.feed(other, after, 30), expected)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
+def test_smaller_numbers_are_near(tiny: Path, dtype: torch.dtype, tolerance: float):
+    ids = tokens(40)
+    expected, _ = Oracle(tiny).forward(ids)
+    model = Model(tiny, dtype)
+    found = model.feed(model.pool.take(), ids, 40)
+    assert (found - expected).pow(2).mean().sqrt() <= tolerance * expected.pow(2).mean().sqrt()
