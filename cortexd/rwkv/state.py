@@ -1,6 +1,9 @@
 """Recurrent states: one slot of a pool for each sequence."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,16 +36,31 @@ class SavedState:
         return b"".join(self.parts())
 
 
+class _Part(NamedTuple):
+    """The states of all sequences for layers `first` to `end`, on one device: shifts `[n, slots, C]`, wkv `[n, slots, H, N, N]`."""
+
+    first: int
+    end: int
+    att_shift: Tensor
+    ffn_shift: Tensor
+    wkv: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.att_shift, self.ffn_shift, self.wkv
+
+
 class StatePool:
     """The states of all sequences of a model, fp32: a batch is a vector of slot numbers.
 
-    att_shift, ffn_shift `[L, slots, C]` are the previous token's layer-norm outputs; wkv `[L, slots, H, N, N]`.
-    free + held = slots.
+    att_shift, ffn_shift `[L, slots, C]` are the previous token's layer-norm outputs; wkv `[L, slots, H, N, N]`. With a `placement`
+    each layer's lie on its device, and are had by `layer`. free + held = slots.
     """
 
-    def __init__(self, shape: ModelShape, slots: int) -> None:
+    def __init__(self, shape: ModelShape, slots: int, placement: Sequence[torch.device] | None = None) -> None:
         self.slots = slots
         self._shape = shape
+        self._placement = [torch.device("cpu")] * shape.layers if placement is None else placement
         self._allocate(slots)
         self._free = list(range(slots - 1, -1, -1))
         self._held: set[int] = set()
@@ -55,12 +73,31 @@ class StatePool:
     def bytes_per_slot(self) -> int:
         return self._shape.state_bytes
 
+    @property
+    def att_shift(self) -> Tensor:
+        return self._only.att_shift
+
+    @property
+    def ffn_shift(self) -> Tensor:
+        return self._only.ffn_shift
+
+    @property
+    def wkv(self) -> Tensor:
+        return self._only.wkv
+
+    def layer(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """att_shift, ffn_shift `[slots, C]` and wkv `[slots, H, N, N]` of one layer."""
+        part = next(part for part in self._parts if number < part.end)
+        att_shift, ffn_shift, wkv = (tensor[number - part.first] for tensor in part.tensors)
+        return att_shift, ffn_shift, wkv
+
     def take(self) -> int:
         """A slot that holds the zero state."""
         slot = self._free.pop()
         self._held.add(slot)
-        for tensor in (self.att_shift, self.ffn_shift, self.wkv):
-            tensor[:, slot] = 0
+        for part in self._parts:
+            for tensor in part.tensors:
+                tensor[:, slot] = 0
         return slot
 
     def give_back(self, slot: int) -> None:
@@ -80,12 +117,21 @@ class StatePool:
         assert len(self._free) + len(self._held) == self.slots, "a slot was lost"
         assert self._held.isdisjoint(self._free), "a slot is both free and held"
 
+    @property
+    def _only(self) -> _Part:
+        (part,) = self._parts
+        return part
+
     def _allocate(self, slots: int) -> None:
         # Not zeroed: `take` does that, and a slot that nobody takes costs no memory.
         shape, n = self._shape, self._shape.head_size
-        self.att_shift = torch.empty(shape.layers, slots, shape.width)
-        self.ffn_shift = torch.empty(shape.layers, slots, shape.width)
-        self.wkv = torch.empty(shape.layers, slots, shape.heads, n, n)
+        self._parts: list[_Part] = []
+        for device, layers in groupby(range(shape.layers), lambda layer: self._placement[layer]):
+            first, *others = layers
+            count = 1 + len(others)
+            att_shift, ffn_shift = (torch.empty(count, slots, shape.width, device=device) for _ in range(2))
+            wkv = torch.empty(count, slots, shape.heads, n, n, device=device)
+            self._parts.append(_Part(first, first + count, att_shift, ffn_shift, wkv))
 
     def blank(self) -> SavedState:
         """Room for a state, which holds anything."""
@@ -94,7 +140,11 @@ class StatePool:
         return SavedState(shift[0], shift[1], torch.empty(shape.layers, shape.heads, n, n))
 
     def save(self, slot: int) -> SavedState:
-        return SavedState(self.att_shift[:, slot].clone(), self.ffn_shift[:, slot].clone(), self.wkv[:, slot].clone())
+        state = self.blank()
+        for part in self._parts:
+            for own, saved in zip(part.tensors, state.tensors, strict=True):
+                saved[part.first : part.end] = own[:, slot]
+        return state
 
     def unpack(self, data: bytes) -> SavedState:
         """Raises ValueError where they are not the bytes of a state of this model."""
@@ -110,6 +160,6 @@ class StatePool:
         )
 
     def restore(self, slot: int, state: SavedState) -> None:
-        self.att_shift[:, slot] = state.att_shift
-        self.ffn_shift[:, slot] = state.ffn_shift
-        self.wkv[:, slot] = state.wkv
+        for part in self._parts:
+            for own, saved in zip(part.tensors, state.tensors, strict=True):
+                own[:, slot] = saved[part.first : part.end]
