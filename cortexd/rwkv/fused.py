@@ -1,12 +1,12 @@
 """RWKV-7 as a row of fused operators, on whatever device they compute."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from cortexd.checkpoints.shape import ModelShape
 from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.state import StatePool
 from cortexd.rwkv.v7 import Weights
@@ -25,6 +25,8 @@ from cortexd_kernels.operators import (
     Readout,
     Rows,
 )
+
+T = TypeVar("T")
 
 # Which of the interpolated streams `att.mix` holds where.
 _R, _W, _K, _V, _A, _G = range(6)
@@ -49,46 +51,107 @@ class _Layer:
     value: Columns
 
 
+@dataclass(frozen=True)
+class Station:
+    """Where layers `first` to `end` are computed; the head is layer L. `weights` are what `prepare` gives in the dtype of these.
+
+    Those from `resident` on are kept on the host, and brought to the device for each step.
+    """
+
+    weights: Weights
+    operators: Operators
+    device: torch.device
+    first: int
+    end: int
+    resident: int
+
+    @classmethod
+    def whole(cls, weights: Weights, operators: Operators, device: torch.device, layers: int) -> Self:
+        """A model on one device."""
+        return cls(weights, operators, device, 0, layers + 1, layers + 1)
+
+    def place(self, layer: int) -> "_Place":
+        """Where a layer's tensors are kept."""
+        return _Place(self.weights, self.device if layer < self.resident else torch.device("cpu"))
+
+
 class FusedRwkv7:
-    """The whole model, of the tensors that `prepare` gives, on `device`; activations are in the dtype of the matrices."""
+    """The whole model from station to station; activations are in the dtype of their matrices."""
 
     exact_cuts = False  # products of other shapes add in another order
 
-    def __init__(self, weights: Weights, shape: ModelShape, operators: Operators, device: torch.device) -> None:
-        self._operators = operators
-        self._device = device
-        place = _Place(weights, device)
-        self._embedding = place("emb.weight")
-        self._ln0 = place.norm("blocks.0.ln0")
-        self._layers = [_layer(place, i) for i in range(shape.layers)]
-        self._norm = place.norm("ln_out")
-        self._head = place.single("head.weight")
-        self._dtype = self._layers[0].outer.w.dtype  # that of the large matrices, unless they are int8
+    def __init__(self, stations: Sequence[Station], layers: int) -> None:
+        first, last = stations[0].place(0), stations[-1].place(layers)
+        self._first_device = stations[0].device
+        self._embedding = first("emb.weight")
+        self._ln0 = first.norm("blocks.0.ln0")
+        self._stages = [_Stage(station, min(station.end, layers)) for station in stations]
+        self._norm, self._head = last.norm("ln_out"), last.single("head.weight")
 
     @torch.inference_mode()
     def step(self, pieces: Sequence[Piece], pool: StatePool) -> tuple[Tensor, list[int]]:
-        """As `Rwkv7.step`; the logits stay on the device."""
+        """As `Rwkv7.step`; the logits stay on the device of the head."""
         assert not any(piece.marks for piece in pieces), "a state from within a step would have other last bits"
-        rows = Rows.of([len(piece.tokens) for piece in pieces], [piece.slot for piece in pieces], self._device)
-        tokens = torch.tensor([token for piece in pieces for token in piece.tokens], device=self._device)
+        rows = Rows.of([len(piece.tokens) for piece in pieces], [piece.slot for piece in pieces])
+        tokens = torch.tensor([token for piece in pieces for token in piece.tokens])
         wanted = [i for i, piece in enumerate(pieces) if piece.wants_logits]
-        chosen = (rows.starts[1:] - 1)[wanted]
-        return self.forward(tokens, rows, chosen, pool), wanted
+        return self.forward(tokens, rows, (rows.starts[1:] - 1)[wanted], pool), wanted
 
     def forward(self, tokens: Tensor, rows: Rows, chosen: Tensor, pool: StatePool) -> Tensor:
         """Logits `[len(chosen), V]` in fp32 after these rows; the slots of the pieces hold the states after their last tokens."""
-        ops, dtype = self._operators, self._dtype
-        x = reference.layer_norm(self._embedding[tokens].float(), *self._ln0)
+        x = reference.layer_norm(self._embedding[tokens.to(self._first_device)].float(), *self._ln0)
         v_first: Tensor | None = None
-        for i, layer in enumerate(self._layers):
-            mixed = ops.shift_mix(x, rows, pool.att_shift[i], layer.mix, dtype)
+        for stage in self._stages:
+            x, v_first = stage(x, rows, v_first, pool)
+        last = self._stages[-1]
+        norm, head = moved((self._norm, self._head), x.device)
+        return last.operators.logits(x, chosen.to(x.device), norm, head, last.dtype)
+
+
+class _Stage:
+    """The layers of one station."""
+
+    def __init__(self, station: Station, end: int) -> None:
+        self.operators = station.operators
+        self.dtype = station.weights["blocks.0.att.w2"].dtype  # int8 leaves the low-rank matrices as they were
+        self._device = station.device
+        self._first = station.first
+        self._layers = [_layer(station.place(i), i) for i in range(station.first, end)]
+
+    def __call__(self, x: Tensor, rows: Rows, v_first: Tensor | None, pool: StatePool) -> tuple[Tensor, Tensor | None]:
+        ops, dtype = self.operators, self.dtype
+        x, rows = x.to(self._device), moved(rows, self._device)
+        v_first = None if v_first is None else v_first.to(self._device, dtype)
+        for number, kept in enumerate(self._layers, self._first):
+            layer = moved(kept, self._device)
+            att_shift, ffn_shift, wkv = pool.layer(number)
+            mixed = ops.shift_mix(x, rows, att_shift, layer.mix, dtype)
             inner = Inner(*(result for packed in layer.inner for result in ops.products(mixed, packed)))
             streams = ops.head_streams(inner, layer.outer, v_first)
             v_first = inner.v if v_first is None else v_first
-            ops.product_add(x, ops.wkv(streams, rows, pool.wkv[i], layer.readout), layer.output)
-            mixed = ops.shift_mix(x, rows, pool.ffn_shift[i], layer.ffn_mix, dtype)
+            ops.product_add(x, ops.wkv(streams, rows, wkv, layer.readout), layer.output)
+            mixed = ops.shift_mix(x, rows, ffn_shift, layer.ffn_mix, dtype)
             ops.channel_mix(x, mixed, layer.key, layer.value)
-        return ops.logits(x, chosen, self._norm, self._head, dtype)
+        return x, v_first
+
+
+def moved(value: T, device: torch.device) -> T:
+    """The same with its tensors on `device`; what is there already is not copied."""
+    return cast("T", _moved(value, device))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value if value.device == device else value.to(device, non_blocking=True)
+    if isinstance(value, tuple):
+        kind: Any = type(cast("object", value))
+        parts = [_moved(part, device) for part in cast("tuple[Any, ...]", value)]
+        return kind(*parts) if hasattr(kind, "_fields") else tuple(parts)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value, **{field.name: _moved(getattr(value, field.name), device) for field in fields(value) if field.init}
+        )
+    return value
 
 
 class _Place:

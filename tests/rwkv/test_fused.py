@@ -8,9 +8,10 @@ from torch import Tensor
 
 from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.checkpoint import Checkpoint, no_report
-from cortexd.rwkv.fused import FusedRwkv7
+from cortexd.rwkv.fused import FusedRwkv7, Station
 from cortexd.rwkv.prepare import prepare
 from cortexd.rwkv.state import StatePool
+from cortexd.strategies import parse, plan
 from cortexd_kernels.plain import PlainOperators
 from tests.checkpoint_files import tiny_state_dict, write_pth
 from tests.rwkv.oracle import Oracle
@@ -30,11 +31,16 @@ def tiny(tmp_path: Path) -> Path:
 class Model:
     """With room for eight sequences."""
 
-    def __init__(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, path: Path, dtype: torch.dtype = torch.float32, strategy: str = "") -> None:
         checkpoint = Checkpoint(str(path), no_report)
         self.shape = checkpoint.shape
         self.pool = StatePool(self.shape, 8)
-        self._model = FusedRwkv7(dict(prepare(checkpoint, dtype)), self.shape, PlainOperators(), CPU)
+        weights, layers = dict(prepare(checkpoint, dtype)), self.shape.layers
+        stations = [Station.whole(weights, PlainOperators(), CPU, layers)]
+        if strategy:
+            stretches = plan(parse(strategy), layers)
+            stations = [Station(weights, PlainOperators(), CPU, it.first, it.end, it.resident) for it in stretches]
+        self._model = FusedRwkv7(stations, layers)
 
     def run(self, *pieces: Piece) -> Tensor:
         return self._model.step(pieces, self.pool)[0]
@@ -79,6 +85,16 @@ def test_pieces_of_many_lengths_in_one_step_are_the_same_as_each_alone(tiny: Pat
         # Of a prompt this short, heads may have next to no variance, by which their norm divides.
         assert (mine - expected).abs().max() <= (10 * TOLERANCE if len(ids) < 4 else TOLERANCE)
         compare_state(model, slot, expected_state)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    ["cuda fp32 *1 -> cuda:1 fp32", "cuda fp32 -> cpu fp32 *1", "cuda fp32 *0+", "cuda fp32 *1+ -> cpu fp32 *1"],
+)
+def test_a_model_that_is_shared_out_computes_the_same(tiny: Path, strategy: str):
+    ids = tokens(20)
+    whole, parts = Model(tiny), Model(tiny, strategy=strategy)
+    assert torch.equal(parts.feed(parts.pool.take(), ids, 7), whole.feed(whole.pool.take(), ids, 7))
 
 
 def test_logits_are_those_of_the_pieces_that_want_them(tiny: Path):
