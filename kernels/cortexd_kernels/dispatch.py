@@ -11,7 +11,7 @@ from cortexd_kernels.self_check import problem_of
 
 
 def operators_for(device: torch.device, dtype: torch.dtype) -> tuple[Operators, str]:
-    """The best there are for weights of `dtype`, and why they are not the fused ones: "" where they are, or where none are meant to be."""
+    """The best there are for weights of `dtype`, and why they are not the fused ones: "" where they are or none are meant."""
     if device.type == "cpu":
         return PlainOperators(), ""
     fused = fused_operators()

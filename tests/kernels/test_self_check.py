@@ -32,7 +32,7 @@ class WritesMaskedStates(PlainOperators):
 class LeavesHoles(PlainOperators):
     def products(self, streams: Tensor, packed: Packed) -> tuple[Tensor, ...]:
         results = super().products(streams, packed)
-        results[1][-1, -1] = torch.nan
+        results[-1][-1, -1] = torch.nan
         return results
 
 
