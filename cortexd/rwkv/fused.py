@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from cortexd.rwkv.batch import Piece
+from cortexd.rwkv.graphs import Graphs
 from cortexd.rwkv.state import StatePool
 from cortexd.rwkv.v7 import Weights
 from cortexd_kernels import reference
@@ -86,16 +88,30 @@ class FusedRwkv7:
         self._embedding = first("emb.weight")
         self._ln0 = first.norm("blocks.0.ln0")
         self._stages = [_Stage(station, min(station.end, layers)) for station in stations]
+        self._records = len(stations) == 1 and stations[0].resident == stations[0].end
+        self._graphs: Graphs | None = None
         self._norm, self._head = last.norm("ln_out"), last.single("head.weight")
 
     @torch.inference_mode()
     def step(self, pieces: Sequence[Piece], pool: StatePool) -> tuple[Tensor, list[int]]:
         """As `Rwkv7.step`; the logits stay on the device of the head."""
+        if (logits := self._replayed(pieces, pool)) is not None:
+            return logits, list(range(len(pieces)))
         assert not any(piece.marks for piece in pieces), "a state from within a step would have other last bits"
         rows = Rows.of([len(piece.tokens) for piece in pieces], [piece.slot for piece in pieces])
         tokens = torch.tensor([token for piece in pieces for token in piece.tokens])
         wanted = [i for i, piece in enumerate(pieces) if piece.wants_logits]
         return self.forward(tokens, rows, (rows.starts[1:] - 1)[wanted], pool), wanted
+
+    def _replayed(self, pieces: Sequence[Piece], pool: StatePool) -> Tensor | None:
+        """Of a step that is recorded, or will be from now on: each piece a token, all on one GPU."""
+        if self._first_device.type != "cuda" or not self._records:
+            return None
+        if any(len(piece.tokens) != 1 or not piece.wants_logits for piece in pieces):
+            return None
+        if self._graphs is None:
+            self._graphs = Graphs(partial(self.forward, pool=pool), self._first_device)
+        return self._graphs.run([piece.tokens[0] for piece in pieces], [piece.slot for piece in pieces])
 
     def forward(self, tokens: Tensor, rows: Rows, chosen: Tensor, pool: StatePool) -> Tensor:
         """Logits `[len(chosen), V]` in fp32 after these rows; the slots of the pieces hold the states after their last tokens."""

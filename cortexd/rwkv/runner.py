@@ -2,7 +2,7 @@
 
 import contextlib
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +12,9 @@ from cortexd.checkpoints.shape import ModelShape
 from cortexd.errors import LoadFailed
 from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.checkpoint import ReportBytes
+from cortexd.rwkv.fused import FusedRwkv7
 from cortexd.rwkv.native import NativeRwkv7
+from cortexd.rwkv.placement import Placed, gpu_problem, is_placed, place
 from cortexd.rwkv.rows import least_rows
 from cortexd.rwkv.state import StatePool
 from cortexd.rwkv.v7 import Rwkv7
@@ -46,16 +48,23 @@ class Runner:
         self._strategy = strategy
         self._cache = cache
         self.identity = weights_identity(self._path)
+        self.notices: list[str] = []  # what is not as it was asked for, in one sentence each
+        if problem := gpu_problem(strategy):
+            self.notices.append(f"{self._path.name} is computed on the CPU: {problem}")
+            self._strategy = "auto"
         weights = self._open(report)
-        self.shape, self.strategy, self.weight_bytes = weights.shape, weights.strategy, weights.bytes
-        self.pool = StatePool(self.shape, slots)
-        self.model: NativeRwkv7 | Rwkv7 | None = None
+        self.shape, self.weight_bytes, self.strategy = weights.shape, weights.bytes, str(weights.strategy)
+        if isinstance(weights, Placed):
+            self.arithmetic = f"torch {torch.__version__} on {', '.join(sorted(_processors(weights.devices)))}"
+        self.pool = _pool(weights, slots)
+        self.model: NativeRwkv7 | Rwkv7 | FusedRwkv7 | None = None
         self._begin(weights)
 
     def run(self, pieces: Sequence[Piece]) -> tuple[Tensor, list[int]]:
         """One step: logits `[rows, V]` in fp32, and for each row the index of the piece it follows."""
         assert self.model is not None, "a parked model computes nothing"
-        return self.model.step(pieces, self.pool)
+        logits, rows = self.model.step(pieces, self.pool)
+        return logits.cpu(), rows
 
     @property
     def exact_cuts(self) -> bool:
@@ -72,6 +81,8 @@ class Runner:
         """Hold neither weights nor states: what was mapped is page cache from now on, and the kernel's to take."""
         self.model = None
         self.pool.release()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
         _give_back_freed()
 
     def resume(self, report: ReportBytes) -> None:
@@ -82,22 +93,30 @@ class Runner:
         self.pool.regain()
         self._begin(weights)
 
-    def _open(self, report: ReportBytes) -> Weights:
-        weights = open_weights(self._path, self._strategy, self._cache, report, native=self.threads is not None)
+    def _open(self, report: ReportBytes) -> Weights | Placed:
+        if is_placed(self._strategy):
+            weights = place(self._path, self._strategy, self._cache, report)
+        else:
+            weights = open_weights(self._path, self._strategy, self._cache, report, native=self.threads is not None)
         check_heads(weights.shape, self._path.name)
         return weights
 
-    def _begin(self, weights: Weights) -> None:
-        if self.threads is not None:
+    def _begin(self, weights: Weights | Placed) -> None:
+        if isinstance(weights, Placed):
+            self.model = FusedRwkv7(weights.stations, self.shape.layers)
+            self.notices += weights.notices
+        elif self.threads is not None:
             self.model = NativeRwkv7(weights.tensors, self.threads)
         else:
             self.model = Rwkv7(weights.tensors, self.shape)
-            least_rows(self.strategy.dtype, torch.get_num_threads())
+            least_rows(weights.strategy.dtype, torch.get_num_threads())
         if not weights.trusted:
             _give_back_freed()
             self._probe()
-        if self._cache is not None and weights.fresh is not None:
-            self._cache.publish(weights.fresh)
+        if self._cache is not None:
+            for fresh in weights.fresh if isinstance(weights, Placed) else [weights.fresh]:
+                if fresh is not None:
+                    self._cache.publish(fresh)
 
     def _probe(self) -> None:
         slot = self.pool.take()
@@ -107,6 +126,22 @@ class Runner:
             raise LoadFailed(
                 f"{self._path.name} computes no finite numbers: its weights are damaged; download it again."
             )
+
+
+def _processors(devices: Iterable[torch.device]) -> set[str]:
+    return {torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu" for device in devices}
+
+
+def _pool(weights: Weights | Placed, slots: int) -> StatePool:
+    """With room for as many sequences as the devices have; raises LoadFailed where they have none for a single one."""
+    placement = weights.devices if isinstance(weights, Placed) else None
+    while True:
+        try:
+            return StatePool(weights.shape, slots, placement)
+        except torch.OutOfMemoryError as error:
+            if slots == 1:
+                raise LoadFailed(f"The GPU has no memory for the state of a single answer: {error}") from error
+            slots //= 2
 
 
 def check_heads(shape: ModelShape, name: str) -> None:

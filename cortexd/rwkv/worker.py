@@ -117,9 +117,9 @@ class Worker:
             width=shape.width,
             vocabulary=shape.vocabulary,
             context=load.context,
-            slots=load.slots,
+            slots=self.runner.pool.slots,
             weight_bytes=self.runner.weight_bytes,
-            strategy=str(self.runner.strategy),
+            strategy=self.runner.strategy,
             thinks=template.thinks,
         )
 

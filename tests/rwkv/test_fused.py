@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from cortexd.errors import LoadFailed
 from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.checkpoint import Checkpoint, no_report
 from cortexd.rwkv.fused import FusedRwkv7, Station
 from cortexd.rwkv.prepare import prepare
+from cortexd.rwkv.runner import Runner
 from cortexd.rwkv.state import StatePool
+from cortexd.rwkv.weights_cache import WeightsCache
 from cortexd.strategies import parse, plan
 from cortexd_kernels.plain import PlainOperators
 from tests.checkpoint_files import tiny_state_dict, write_pth
@@ -127,3 +130,27 @@ def test_smaller_numbers_are_near(tiny: Path, dtype: torch.dtype, tolerance: flo
     model = Model(tiny, dtype)
     found = model.feed(model.pool.take(), ids, 40)
     assert (found - expected).pow(2).mean().sqrt() <= tolerance * expected.pow(2).mean().sqrt()
+
+
+@pytest.mark.parametrize("strategy", ["cpu fp32 *1 -> cpu fp32", "cpu fp32 -> cpu bf16 *1"])
+def test_a_strategy_of_several_parts_is_computed_as_it_says(tiny: Path, strategy: str, tmp_path: Path):
+    ids = tokens(40)
+    expected, _ = Oracle(tiny).forward(ids)
+    for _ in range(2):  # converted, and then kept
+        runner = Runner(str(tiny), strategy, 2, no_report, WeightsCache(tmp_path / "kept"))
+        logits, rows = runner.run([Piece(runner.pool.take(), ids)])
+        assert rows == [0]
+        assert (logits[0] - expected).pow(2).mean().sqrt() <= 0.02 * expected.pow(2).mean().sqrt()
+        assert runner.strategy.startswith("layers 0")
+        assert not runner.notices
+
+
+def test_without_a_gpu_a_model_is_computed_on_the_cpu_and_says_so(tiny: Path):
+    runner = Runner(str(tiny), "cuda fp16", 2, no_report)
+    assert runner.notices == ["tiny.pth is computed on the CPU: PyTorch finds no GPU"]
+    assert runner.strategy == "cpu fp32"
+
+
+def test_a_strategy_that_is_none_is_refused_in_one_sentence(tiny: Path):
+    with pytest.raises(LoadFailed, match="'fp64' is no number format"):
+        Runner(str(tiny), "cpu fp64 -> cpu fp32", 2, no_report)
