@@ -58,7 +58,7 @@ def parse(text: str) -> tuple[Segment, ...]:
 
 
 def plan(segments: tuple[Segment, ...], layers: int) -> tuple[Stretch, ...]:
-    """Who computes which layers of a model that has so many, as the `rwkv` package shares them out; parts without any are left out."""
+    """Who computes which layers of a model with so many, as the `rwkv` package shares them out; parts without any are left out."""
     counts = _counts(segments, layers + 1)
     stretches: list[Stretch] = []
     first = 0
