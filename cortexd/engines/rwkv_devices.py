@@ -1,0 +1,65 @@
+"""On which devices a model of our own engine is computed, and what it will hold of each: as the catalogue knows it, without torch."""
+
+from collections.abc import Collection
+
+from cortexd.catalogue.spec import ModelSpec
+from cortexd.engines.rwkv_footprint import PROCESS_BYTES, footprint
+from cortexd.strategies import Stretch, parse, plan
+from cortexd.wire import STRATEGIES, one_of
+
+# Of a process that computes on a GPU, on each: the driver's context, the kernels, and what is not given back at once. Before the
+# first load of a model tells better, it is foretold with care.
+_CONTEXT_BYTES = 600 * 2**20
+_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1.25, "int4": 0.75}  # with scales, and what stays in 16 bits
+_STORED = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
+_FIRST = "cuda:0"
+
+
+def problem_of(strategy: str) -> str | None:
+    """Why nothing can be computed so, in one sentence."""
+    if strategy in STRATEGIES:
+        return None
+    try:
+        segments = parse(strategy)
+    except ValueError as error:
+        return f"The strategy {strategy!r} is not one this version can run: {error}"
+    if len(segments) == 1 and segments[0].device == "cpu":
+        return f"The strategy {strategy!r} is not one this version can run: use {one_of(STRATEGIES)}."
+    return None
+
+
+def resolved(strategy: str, stored: str, gpus: Collection[str]) -> str:
+    """What `auto` means on a machine with these GPUs: the first of them, with the numbers that the file holds."""
+    if strategy == "auto" and _FIRST in gpus and stored in _STORED:
+        return f"{_FIRST} {_STORED[stored]}"
+    return strategy
+
+
+def footprints(spec: ModelSpec, strategy: str, prefill_budget: int, kept: int = 0) -> dict[str, int]:
+    """Bytes by device; `strategy` is a resolved one that has no problem."""
+    if "cuda" not in strategy and "->" not in strategy:
+        return {"cpu": footprint(spec, prefill_budget, kept)}
+    if not spec.parameters:
+        return {"cpu": 0}
+    needed = {"cpu": PROCESS_BYTES + kept}
+    for stretch in plan(parse(strategy), spec.layers):
+        for device, count in _of(stretch, spec, prefill_budget).items():
+            needed[device] = needed.get(device, 0) + count
+    return needed
+
+
+def _of(stretch: Stretch, spec: ModelSpec, prefill_budget: int) -> dict[str, int]:
+    embedding = spec.vocabulary * spec.width
+    layer = (spec.parameters - 2 * embedding) / spec.layers  # the head is as large as the embedding
+    number = _BYTES[stretch.dtype]
+    sizes = [embedding * number if i == spec.layers else layer * number for i in range(stretch.first, stretch.end)]
+    resident = int(sum(sizes[: stretch.resident - stretch.first]))
+    streamed = int(sum(sizes)) - resident
+    states = spec.max_concurrency * spec.state_bytes * (min(stretch.end, spec.layers) - stretch.first) // spec.layers
+    rows = prefill_budget + spec.max_concurrency
+    step = 4 * (34 * spec.width * rows + (spec.vocabulary * spec.max_concurrency if stretch.end > spec.layers else 0))
+    looked_up = int(embedding * max(number, 2)) if stretch.first == 0 else 0
+    context = _CONTEXT_BYTES if stretch.device != "cpu" else 0
+    # A layer that is streamed is on the device while it is computed with.
+    here = resident + states + step + looked_up + context + (int(max(sizes)) if streamed else 0)
+    return {stretch.device: here, "cpu": streamed} if streamed else {stretch.device: here}

@@ -1,0 +1,84 @@
+"""Where models are computed, and what they will hold of each device."""
+
+import pytest
+
+from cortexd.catalogue.spec import ModelSpec
+from cortexd.engines.rwkv_devices import footprints, problem_of, resolved
+from cortexd.engines.rwkv_footprint import footprint
+
+GPUS = ("cuda:0", "cuda:1")
+GB = 10**9
+
+
+def goose(**changes: object) -> ModelSpec:
+    """In the shape of the official 1.5B."""
+    fields: dict[str, object] = {
+        "name": "goose",
+        "source": "file",
+        "path": "/goose.pth",
+        "parameters": 1_527_000_000,
+        "vocabulary": 65536,
+        "width": 2048,
+        "layers": 24,
+        "state_bytes": 12_976_128,
+        "stored": "BF16",
+        "max_concurrency": 32,
+        **changes,
+    }
+    return ModelSpec(**fields)  # type: ignore[arg-type]
+
+
+def test_auto_means_the_first_gpu_where_there_is_one():
+    assert resolved("auto", "BF16", GPUS) == "cuda:0 bf16"
+    assert resolved("auto", "F16", GPUS) == "cuda:0 fp16"
+    assert resolved("auto", "BF16", ()) == "auto"
+    assert resolved("auto", "", GPUS) == "auto"  # who knows what is in it
+    assert resolved("cpu int8", "BF16", GPUS) == "cpu int8"
+
+
+def test_on_a_gpu_lie_the_weights_and_the_states_and_on_the_host_next_to_nothing():
+    needed = footprints(goose(), "cuda:0 bf16", 512)
+    assert needed.keys() == {"cpu", "cuda:0"}
+    assert 2 * 1.527 * GB + 32 * 12_976_128 < needed["cuda:0"] < 5 * GB
+    assert needed["cpu"] < GB / 2
+
+
+def test_parts_hold_what_they_compute():
+    needed = footprints(goose(), "cuda:0 bf16 *12 -> cuda:1 bf16", 512)
+    whole = footprints(goose(), "cuda:0 bf16", 512)["cuda:0"]
+    assert max(needed["cuda:0"], needed["cuda:1"]) < whole
+    assert needed["cuda:0"] + needed["cuda:1"] > whole
+    assert abs(needed["cuda:0"] - needed["cuda:1"]) < 0.2 * whole
+
+
+def test_what_is_streamed_lies_on_the_host():
+    resident, streamed = footprints(goose(), "cuda fp16", 512), footprints(goose(), "cuda fp16 *4+", 512)
+    assert streamed["cuda:0"] < 0.6 * resident["cuda:0"]
+    assert streamed["cpu"] - resident["cpu"] > 2 * GB
+
+
+def test_the_host_alone_is_foretold_as_ever():
+    assert footprints(goose(), "cpu int8", 512, 1000) == {"cpu": footprint(goose(), 512, 1000)}
+
+
+def test_of_what_cannot_be_read_nothing_is_foretold():
+    assert footprints(goose(parameters=0), "cuda fp16", 512) == {"cpu": 0}
+
+
+@pytest.mark.parametrize("strategy", ["auto", "cpu int8", "cuda fp16", "cuda:1 bf16 *3 -> cpu fp32", "cuda int8 *10+"])
+def test_what_can_be_run_has_no_problem(strategy: str):
+    assert problem_of(strategy) is None
+
+
+@pytest.mark.parametrize(
+    ("strategy", "told"),
+    [
+        ("cuda fp64", "'fp64' is no number format of a strategy"),
+        ("gpu fp16", "'gpu fp16' is no part of a strategy"),
+        ("cpu fp32 *3", "use 'auto', 'cpu fp32'"),
+    ],
+)
+def test_what_cannot_be_run_is_told_in_one_sentence(strategy: str, told: str):
+    problem = problem_of(strategy)
+    assert told in str(problem)
+    assert "\n" not in str(problem)
