@@ -1,0 +1,242 @@
+"""Products of the rows of a step with packed weights, and what follows each.
+
+Few rows: every weight is read once, by one program, and multiplied with all rows in fp32; memory is the limit. More: tensor cores,
+on tiles of rows and weights. int8 weights are widened in registers; their scales are applied to the sums.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from cortexd_kernels.operators import Packed
+
+FEW = 8  # rows that are multiplied without tensor cores
+_PROGRAMS = 128
+
+
+class Vector(NamedTuple):
+    """Tiles of weights where rows are few: `rows` × `depth`, of which a thread holds `group` numbers (16 bytes) in a row."""
+
+    rows: int
+    depth: int
+    group: int
+    stages: int
+    warps: int
+
+
+class Tile(NamedTuple):
+    """Tiles where tensor cores multiply."""
+
+    tokens: int
+    rows: int
+    depth: int
+    stages: int
+    warps: int
+
+
+def vector(weights: int, dtype: torch.dtype) -> Vector:
+    """For so many weights, stored in `dtype`: 8 KiB of them a stage. Not for how many rows: no bit depends on that."""
+    rows = 16 if weights > 4096 else 8
+    return Vector(rows, 8192 // rows // dtype.itemsize, 16 // dtype.itemsize, 3, 4)
+
+
+def tile(count: int, weights: int, dtype: torch.dtype) -> Tile:
+    """For `count` rows and so many weights, activations in `dtype`: as large as leaves enough programs for a whole GPU."""
+    wide = dtype is torch.float32
+    tokens = min(max(triton.next_power_of_2(count), 16), 64 if wide else 128)
+    rows = 64 if wide else 128
+    while rows > 16 and triton.cdiv(weights, rows) * triton.cdiv(count, tokens) < _PROGRAMS:
+        rows //= 2
+    if wide:
+        return Tile(tokens, rows, 32, 2, 4)
+    return Tile(tokens, rows, 128 if tokens + rows <= 64 else 64, 3, 8 if tokens * rows >= 64 * 64 else 4)
+
+
+def products(streams: Tensor, packed: Packed) -> tuple[Tensor, ...]:
+    """`Operators.products`: streams `[M, T, C]` → `[T, part.rows]` for each part. Moves the R·C weights once where T ≤ 8."""
+    results = torch.empty(streams.shape[1], len(packed.weight), dtype=streams.dtype, device=streams.device)
+    multiply(streams, packed, results)
+    return packed.split(results)
+
+
+def product_add(x: Tensor, y: Tensor, packed: Packed) -> None:
+    """`Operators.product_add`: x fp32 `[T, R]` += y `[T, C]` · Wᵀ. Moves the weights, y once and x twice where T ≤ 8."""
+    multiply(y.unsqueeze(0), packed, x, add=True)
+
+
+def multiply(streams: Tensor, packed: Packed, out: Tensor, *, add: bool = False) -> None:
+    """What every product is: streams `[M, T, C]`, out `[T, R]` of any dtype, added to where `add`."""
+    assert all(tensor.is_contiguous() for tensor in (streams, packed.weight, out))
+    if streams.shape[1] <= FEW:
+        _multiply_few(streams, packed, out, add)
+    else:
+        _multiply_many(streams, packed, out, add)
+
+
+def precision(dtype: torch.dtype) -> str:
+    """Of `tl.dot`: fp32 is not rounded to fewer bits."""
+    return "ieee" if dtype is torch.float32 else "tf32"
+
+
+def _multiply_few(streams: Tensor, packed: Packed, out: Tensor, add: bool) -> None:
+    _, count, depth = streams.shape
+    block = vector(len(packed.weight), packed.weight.dtype)
+    tiles = packed.tiles(block.rows)
+    _few_rows[(len(tiles),)](
+        streams,
+        packed.weight,
+        packed.weight if packed.scales is None else packed.scales,
+        tiles,
+        out,
+        count,
+        depth,
+        len(packed.weight),
+        ROWS=triton.next_power_of_2(count),
+        BLOCK_R=block.rows,
+        BLOCK_C=min(block.depth, triton.next_power_of_2(depth)),
+        GROUP=block.group,
+        STAGES=block.stages,
+        SCALED=packed.scales is not None,
+        ADD=add,
+        num_warps=block.warps,
+    )
+
+
+def _multiply_many(streams: Tensor, packed: Packed, out: Tensor, add: bool) -> None:
+    _, count, depth = streams.shape
+    block = tile(count, len(packed.weight), streams.dtype)
+    tiles = packed.tiles(block.rows)
+    _many_rows[(len(tiles), triton.cdiv(count, block.tokens))](
+        streams,
+        packed.weight,
+        packed.weight if packed.scales is None else packed.scales,
+        tiles,
+        out,
+        count,
+        depth,
+        len(packed.weight),
+        BLOCK_T=block.tokens,
+        BLOCK_R=block.rows,
+        BLOCK_C=block.depth,
+        PRECISION=precision(streams.dtype),
+        STAGES=block.stages,
+        SCALED=packed.scales is not None,
+        ADD=add,
+        EVEN=all(part.rows % block.rows == 0 for part in packed.parts),
+        num_warps=block.warps,
+    )
+
+
+@triton.jit
+def tanh(x):
+    """By its series where the difference below would lose digits."""
+    return tl.where(tl.abs(x) < 0.03, x * (1 - x * x / 3), 2 * tl.sigmoid(2 * x) - 1)
+
+
+@triton.jit
+def activated(x, activation):
+    """By the numbers of `Activation`."""
+    if activation == 1:
+        x = tanh(x)
+    elif activation == 2:
+        x = tl.sigmoid(x)
+    elif activation == 3:
+        x = tl.maximum(x, 0.0)
+        x = x * x
+    return x
+
+
+@triton.jit
+def _few_rows(
+    x,
+    weight,
+    scales,
+    tiles,
+    out,
+    count,
+    depth,
+    results,
+    ROWS: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    GROUP: tl.constexpr,
+    STAGES: tl.constexpr,
+    SCALED: tl.constexpr,
+    ADD: tl.constexpr,
+):
+    """Sums stay apart by thread until the end: only numbers that one thread holds are added within the loop."""
+    tile = tiles + tl.program_id(0) * 4
+    end = tl.load(tile + 1)
+    r = tl.load(tile) + tl.arange(0, BLOCK_R)
+    read = weight + tl.minimum(r, end - 1).to(tl.int64)[:, None] * depth
+    x += tl.load(tile + 2).to(tl.int64) * count * depth
+    sums = (tl.zeros((BLOCK_R, BLOCK_C // GROUP), tl.float32),)
+    for _ in tl.static_range(1, ROWS):
+        sums += (tl.zeros((BLOCK_R, BLOCK_C // GROUP), tl.float32),)
+    for start in tl.range(0, depth, BLOCK_C, num_stages=STAGES):
+        c = start + tl.arange(0, BLOCK_C)
+        inside = c < depth
+        w = tl.load(read + c[None, :], mask=inside[None, :], other=0.0, eviction_policy="evict_first").to(tl.float32)
+        more = ()
+        for t in tl.static_range(ROWS):
+            row = tl.load(x + tl.minimum(t, count - 1) * depth + c, mask=inside, other=0.0).to(tl.float32)
+            terms = tl.reshape(w * row[None, :], (BLOCK_R, BLOCK_C // GROUP, GROUP))
+            more += (sums[t] + tl.sum(terms, 2),)
+        sums = more
+    activation = tl.load(tile + 3)
+    for t in tl.static_range(ROWS):
+        y = tl.sum(sums[t], 1)
+        if SCALED:
+            y *= tl.load(scales + tl.minimum(r, end - 1))
+        _store(out + t * results + r, activated(y, activation), (r < end) & (t < count), ADD)
+
+
+@triton.jit
+def _many_rows(
+    x,
+    weight,
+    scales,
+    tiles,
+    out,
+    count,
+    depth,
+    results,
+    BLOCK_T: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
+    SCALED: tl.constexpr,
+    ADD: tl.constexpr,
+    EVEN: tl.constexpr,  # every tile is full
+):
+    tile = tiles + tl.program_id(0) * 4
+    end = tl.load(tile + 1)
+    r = tl.multiple_of(tl.load(tile), 16) + tl.arange(0, BLOCK_R)
+    t = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)
+    x += tl.load(tile + 2).to(tl.int64) * count * depth
+    x_row = x + tl.minimum(t, count - 1).to(tl.int64)[:, None] * depth
+    w_row = weight + (r if EVEN else tl.minimum(r, end - 1)).to(tl.int64)[None, :] * depth
+    sums = tl.zeros((BLOCK_T, BLOCK_R), tl.float32)
+    for start in tl.range(0, depth, BLOCK_C, num_stages=STAGES):
+        c = start + tl.arange(0, BLOCK_C)
+        rows = tl.load(x_row + c[None, :], mask=(c < depth)[None, :], other=0.0)
+        w = tl.load(w_row + c[:, None], mask=(c < depth)[:, None], other=0.0).to(x.dtype.element_ty)
+        sums = tl.dot(rows, w, sums, input_precision=PRECISION)
+    if SCALED:
+        sums *= tl.load(scales + (r if EVEN else tl.minimum(r, end - 1)))[None, :]
+    sums = activated(sums, tl.load(tile + 3))
+    inside = (t < count)[:, None]
+    if not EVEN:
+        inside = inside & (r < end)[None, :]
+    _store(out + t.to(tl.int64)[:, None] * results + r[None, :], sums, inside, ADD)
+
+
+@triton.jit
+def _store(out, y, mask, ADD: tl.constexpr):
+    if ADD:
+        y += tl.load(out, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out, y.to(out.dtype.element_ty), mask=mask)
