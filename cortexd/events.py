@@ -50,7 +50,7 @@ class Arithmetic(msgspec.Struct, frozen=True, kw_only=True):
 
 DecisionKind = Literal[
     "load", "queue", "evict", "park", "unload", "refuse", "fail", "abandon", "close", "rescue", "suspend", "pin", "unpin",
-    "predict", "restore", "crash", "share", "fallback",
+    "predict", "restore", "crash", "share", "fallback", "degrade",
 ]  # fmt: skip
 
 

@@ -220,6 +220,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
     weight_bytes: int
     strategy: str
     thinks: bool
+    notices: list[str] = []  # what is not as it was asked for, in one sentence each
 
 
 class LoadRefused(msgspec.Struct, frozen=True, tag="load_refused"):

@@ -33,6 +33,7 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
     parks: bool = False  # `park` and `resume` work
     parked_bytes: int = 0  # of the host's memory, that a parked engine still holds
     suspends: bool = False  # `suspend` and `adopt` work
+    notices: list[str] = []  # what is not as it was asked for, in one sentence each, without its full stop
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,6 +156,11 @@ class EngineHost(Protocol):
     @property
     def cores(self) -> Cores:
         """What engines that compute on the CPU share."""
+        ...
+
+    @property
+    def gpus(self) -> frozenset[str]:
+        """The GPUs that were there when the daemon began: `cuda:0`, …"""
         ...
 
     @property

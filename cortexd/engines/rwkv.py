@@ -13,7 +13,8 @@ from cortexd.catalogue.spec import ModelSpec
 from cortexd.checkpoints.identity import identity_of
 from cortexd.engines.fork_server import WorkerProcess
 from cortexd.engines.protocol import EngineFacts, EngineHost, GenerationRequest, LoadProgress, Suspension
-from cortexd.engines.rwkv_footprint import PROCESS_BYTES, footprint
+from cortexd.engines.rwkv_devices import footprints, problem_of, resolved
+from cortexd.engines.rwkv_footprint import PROCESS_BYTES
 from cortexd.engines.rwkv_generation import RwkvGeneration, RwkvSuspension
 from cortexd.errors import BadRequest, ContextExceeded, CortexdError, EngineDied, LoadFailed, ModelFault, QueueFull
 
@@ -46,14 +47,12 @@ class RwkvEngine:
 
     @classmethod
     def footprint(cls, spec: ModelSpec, host: EngineHost) -> dict[str, int]:
-        return {"cpu": footprint(spec, host.prefill_budget, host.states.room)}
+        return footprints(spec, resolved(spec.strategy, spec.stored, host.gpus), host.prefill_budget, host.states.room)
 
     @classmethod
     def problem(cls, spec: ModelSpec) -> str | None:
-        if spec.strategy not in wire.STRATEGIES:
-            return (
-                f"The strategy {spec.strategy!r} is not one this version can run: use {wire.one_of(wire.STRATEGIES)}."
-            )
+        if (problem := problem_of(spec.strategy)) is not None:
+            return problem
         if spec.template not in wire.TEMPLATES:
             return f"The template {spec.template!r} is not known: use {wire.one_of(wire.TEMPLATES)}."
         return None
@@ -190,13 +189,14 @@ class RwkvEngine:
             parks=True,
             parked_bytes=PROCESS_BYTES,
             suspends=True,
+            notices=loaded.notices,
         )
 
     def _load_command(self) -> wire.Load:
         spec = self._spec
         return wire.Load(
             path=spec.path,
-            strategy=spec.strategy,
+            strategy=resolved(spec.strategy, spec.stored, self._host.gpus),
             template=spec.template,
             threads=self._most_threads(),
             slots=spec.max_concurrency,

@@ -1,4 +1,4 @@
-"""On which devices a model of our own engine is computed, and what it will hold of each: as the catalogue knows it, without torch."""
+"""On which devices a model of our own engine is computed, and what it will hold of each: from what the catalogue knows."""
 
 from collections.abc import Collection
 

@@ -56,6 +56,8 @@ class Transitions:
 
     def loaded(self, model: ManagedModel, facts: EngineFacts) -> None:
         model.facts, model.progressed_at = facts, self._view.now()
+        for notice in facts.notices:
+            self._decided("degrade", model, notice)
         model.move_to(State.WARMING, "its weights are there")
 
     def probed(self, model: ManagedModel) -> None:

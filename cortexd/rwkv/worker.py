@@ -121,6 +121,7 @@ class Worker:
             weight_bytes=self.runner.weight_bytes,
             strategy=self.runner.strategy,
             thinks=template.thinks,
+            notices=self.runner.notices,
         )
 
     def run(self) -> None:

@@ -31,3 +31,12 @@ async def test_why_explains_each_eviction_in_plain_words(start: Start, tmp_path:
             assert re.search(r"cpu: ceiling 160.0 MB, held [0-9.]+ MB.*, needed [0-9.]+ MB", after), after
             assert re.search(rf"{victim} was chosen: frees [0-9.]+ MB on cpu, cost ", after), after
             assert f"unload: evicted for {successor}" in after, after
+
+
+async def test_without_a_gpu_a_model_that_wants_one_is_computed_on_the_cpu_and_why_says_so(
+    start: Start, tmp_path: Path
+):
+    async with start(make_models(tmp_path, "goose"), CORTEXD_ENGINE__STRATEGY="cuda fp16 *1 -> cpu fp32") as daemon:
+        assert (await complete(daemon, "goose")).status_code == 200
+        told = await why(daemon, "goose")
+    assert re.search(r" degrade: goose.pth is computed on the CPU: PyTorch finds no GPU$", told, re.MULTILINE), told
