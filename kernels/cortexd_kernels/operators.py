@@ -93,7 +93,7 @@ class Packed:
     weight: Tensor
     parts: tuple[Part, ...]
     scales: Tensor | None = None
-    _tiles: dict[int, Tensor] = field(default_factory=dict[int, Tensor], repr=False, compare=False)
+    _tiles: dict[tuple[int, torch.device], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         assert sum(part.rows for part in self.parts) == len(self.weight), "the parts are the matrix"
@@ -111,15 +111,16 @@ class Packed:
 
     def tiles(self, block: int) -> Tensor:
         """int32 `[n, 4]`, where the weight is: first row, end, stream, activation of tiles of at most `block` rows of a part."""
-        if block not in self._tiles:
+        device = self.weight.device  # of this one; a copy elsewhere shares the tables
+        if (block, device) not in self._tiles:
             table: list[tuple[int, int, int, int]] = []
             end = 0
             for part in self.parts:
                 start, end = end, end + part.rows
                 for first in range(start, end, block):
                     table.append((first, min(first + block, end), part.stream, int(part.activation)))
-            self._tiles[block] = torch.tensor(table, dtype=torch.int32, device=self.weight.device)
-        return self._tiles[block]
+            self._tiles[block, device] = torch.tensor(table, dtype=torch.int32, device=device)
+        return self._tiles[block, device]
 
 
 class Columns(NamedTuple):

@@ -19,6 +19,7 @@ from cortexd_kernels.operators import (
     Streams,
 )
 
+_CHUNKED = 16  # tokens from which on that is faster
 _ACTIVATIONS = {
     Activation.NONE: lambda x: x,
     Activation.TANH: torch.tanh,
@@ -65,11 +66,17 @@ class PlainOperators:
         r, w, k, v, kappa, a = (stream.unflatten(1, (-1, HEAD)) for stream in wide[:6])
         y = torch.zeros_like(r)
         starts, slots = rows.starts.tolist(), rows.slots.tolist()
-        for start, end, slot in zip(starts, starts[1:], slots, strict=False):
-            if slot >= 0:
-                r_, w_, k_, v_, kappa_, a_ = (stream[start:end].unsqueeze(0) for stream in (r, w, k, v, kappa, a))
-                result, new = reference.wkv7_recurrent(r_, w_, k_, v_, kappa_, a_, state[slot].unsqueeze(0))
-                y[start:end], state[slot] = result[0], new[0]
+        pieces = [piece for piece in zip(starts, starts[1:], slots, strict=False) if piece[2] >= 0]
+        ones = torch.tensor([(start, slot) for start, end, slot in pieces if end - start == 1], device=y.device)
+        if len(ones):
+            row, slot = ones.T
+            r_, w_, k_, v_, kappa_, a_ = (stream[row] for stream in (r, w, k, v, kappa, a))
+            y[row], state[slot] = reference.wkv7_step(r_, w_, k_, v_, kappa_, a_, state[slot])
+        for start, end, slot in (piece for piece in pieces if piece[1] - piece[0] > 1):
+            r_, w_, k_, v_, kappa_, a_ = (stream[start:end].unsqueeze(0) for stream in (r, w, k, v, kappa, a))
+            form = reference.wkv7_recurrent if end - start < _CHUNKED else reference.wkv7_chunked
+            result, new = form(r_, w_, k_, v_, kappa_, a_, state[slot].unsqueeze(0))
+            y[start:end], state[slot] = result[0], new[0]
         bonus = (r * k * readout.r_k.view(-1, HEAD)).sum(-1, keepdim=True) * v
         y = reference.head_norm(y.flatten(1), *readout.norm, heads=state.shape[1]) + bonus.flatten(1)
         masked = (rows.slots < 0)[rows.piece_of]

@@ -61,7 +61,7 @@ def add_columns(x: Tensor, active: Tensor, value: Columns) -> None:
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _columns(
     active,
     value,
@@ -110,7 +110,7 @@ def _columns(
     tl.store(at, y, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _add_sums(x, sums, splits, count, width, SPLITS: tl.constexpr, BLOCK_C: tl.constexpr):
     row = tl.program_id(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)

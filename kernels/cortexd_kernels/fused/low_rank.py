@@ -78,7 +78,7 @@ def _outer(
     return tl.sum(sums, 1)[None, :] if FEW else sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _head_streams(
     inner,
     outer,

@@ -69,7 +69,7 @@ def _normalised(x, weight, bias, width, columns, BLOCK: tl.constexpr):
     return (own - mean) * scale * factor + tl.load(bias + columns, mask=inside, other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _shift_mix(
     x,
     starts,

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cortexd_kernels.operators import Packed
+from cortexd_kernels.operators import UNIT, Packed
 
 FEW = 8  # rows that are multiplied without tensor cores
 _PROGRAMS = 128
@@ -84,6 +84,7 @@ def precision(dtype: torch.dtype) -> str:
 def _multiply_few(streams: Tensor, packed: Packed, out: Tensor, add: bool) -> None:
     _, count, depth = streams.shape
     block = vector(len(packed.weight), packed.weight.dtype)
+    assert UNIT % block.rows == 0, "no tile has rows of two parts"
     tiles = packed.tiles(block.rows)
     _few_rows[(len(tiles),)](
         streams,
@@ -101,6 +102,7 @@ def _multiply_few(streams: Tensor, packed: Packed, out: Tensor, add: bool) -> No
         STAGES=block.stages,
         SCALED=packed.scales is not None,
         ADD=add,
+        SINGLE=int(packed.parts[0].activation) if len(packed.parts) == 1 and packed.parts[0].stream == 0 else -1,
         num_warps=block.warps,
     )
 
@@ -149,7 +151,7 @@ def activated(x, activation):
     return x
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _few_rows(
     x,
     weight,
@@ -166,13 +168,20 @@ def _few_rows(
     STAGES: tl.constexpr,
     SCALED: tl.constexpr,
     ADD: tl.constexpr,
+    SINGLE: tl.constexpr,  # there is one part, which ends in this activation; else -1
 ):
-    """Sums stay apart by thread until the end: only numbers that one thread holds are added within the loop."""
-    tile = tiles + tl.program_id(0) * 4
-    end = tl.load(tile + 1)
-    r = tl.load(tile) + tl.arange(0, BLOCK_R)
-    read = weight + tl.minimum(r, end - 1).to(tl.int64)[:, None] * depth
-    x += tl.load(tile + 2).to(tl.int64) * count * depth
+    """Sums stay apart by thread until the end: only numbers that one thread holds are added within the loop.
+
+    Parts begin at multiples of BLOCK_R, so that no weight waits for the table of tiles.
+    """
+    r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    own = tl.minimum(r, results - 1).to(tl.int64)
+    read = weight + own[:, None] * depth
+    activation = SINGLE
+    if SINGLE < 0:
+        tile = tiles + tl.program_id(0) * 4
+        x += tl.load(tile + 2).to(tl.int64) * count * depth
+        activation = tl.load(tile + 3)
     sums = (tl.zeros((BLOCK_R, BLOCK_C // GROUP), tl.float32),)
     for _ in tl.static_range(1, ROWS):
         sums += (tl.zeros((BLOCK_R, BLOCK_C // GROUP), tl.float32),)
@@ -186,15 +195,14 @@ def _few_rows(
             terms = tl.reshape(w * row[None, :], (BLOCK_R, BLOCK_C // GROUP, GROUP))
             more += (sums[t] + tl.sum(terms, 2),)
         sums = more
-    activation = tl.load(tile + 3)
     for t in tl.static_range(ROWS):
         y = tl.sum(sums[t], 1)
         if SCALED:
-            y *= tl.load(scales + tl.minimum(r, end - 1))
-        _store(out + t * results + r, activated(y, activation), (r < end) & (t < count), ADD)
+            y *= tl.load(scales + own)
+        _store(out + t * results + r, activated(y, activation), (r < results) & (t < count), ADD)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _many_rows(
     x,
     weight,

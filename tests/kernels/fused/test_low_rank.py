@@ -69,18 +69,22 @@ def test_a_decay_stays_between_its_bounds(bias: float):
 def cases(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
     width, ranks = 2048, (96, 96, 256, 64)
 
-    def call(count: int) -> Callable[[], object]:
+    def call(count: int, residual: bool = True) -> Callable[[], object]:
         given = Inner(*torch.empty(count, 3 * width + sum(ranks), dtype=dtype).split([width] * 3 + list(ranks), dim=1))
         w, a, g, v = (torch.empty(width, rank, dtype=dtype) for rank in ranks)
-        return lambda: head_streams(given, LowRankOut(w, a, g, *torch.empty(4, width), v, torch.empty(width)), given.v)
+        weights = LowRankOut(w, a, g, *torch.empty(4, width))
+        if not residual:
+            return lambda: head_streams(given._replace(v_rank=None), weights, None)
+        return lambda: head_streams(given, weights._replace(v=v, v0=torch.empty(width)), given.v)
 
     yield "many", call(1024)
     if dtype is torch.float16:
         yield "few", call(1)
+        yield "first layer", call(1, residual=False)
 
 
 def test_the_kernel_compiles_without_spilling():
-    bounds = {"_head_streams": (144, 160)}  # on NVIDIA, on AMD
+    bounds = {"_head_streams": (160, 160)}  # on NVIDIA, on AMD
     for kernel in compiled(__name__):
         assert kernel.spilled == 0, kernel
         assert kernel.registers <= bounds[kernel.name][kernel.target == "gfx942"], kernel

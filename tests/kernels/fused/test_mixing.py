@@ -88,7 +88,7 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def test_the_kernels_compile_without_spilling():
-    bounds = {"_shift_mix": (96, 64), "_normalised_rows": (64, 64)}  # on NVIDIA, on AMD
+    bounds = {"_shift_mix": (96, 80), "_normalised_rows": (64, 64)}  # on NVIDIA, on AMD
     for kernel in compiled(__name__):
         assert kernel.spilled == 0, kernel
         assert kernel.registers <= bounds[kernel.name][kernel.target == "gfx942"], kernel
