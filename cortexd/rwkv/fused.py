@@ -1,6 +1,7 @@
 """RWKV-7 as a row of fused operators, on whatever device they compute."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import Any, Self, TypeVar, cast
@@ -27,6 +28,7 @@ from cortexd_kernels.operators import (
     Readout,
     Rows,
 )
+from cortexd_kernels.plain import PlainOperators
 
 T = TypeVar("T")
 
@@ -88,7 +90,9 @@ class FusedRwkv7:
         self._embedding = first("emb.weight")
         self._ln0 = first.norm("blocks.0.ln0")
         self._stages = [_Stage(station, min(station.end, layers)) for station in stations]
-        self._records = len(stations) == 1 and stations[0].resident == stations[0].end
+        (only, *others) = stations
+        # The plain operators ask the device for numbers on their way, which cannot be recorded.
+        self._records = not others and only.resident == only.end and not isinstance(only.operators, PlainOperators)
         self._graphs: Graphs | None = None
         self._norm, self._head = last.norm("ln_out"), last.single("head.weight")
 
@@ -118,10 +122,12 @@ class FusedRwkv7:
         x = reference.layer_norm(self._embedding[tokens.to(self._first_device)].float(), *self._ln0)
         v_first: Tensor | None = None
         for stage in self._stages:
-            x, v_first = stage(x, rows, v_first, pool)
+            with _current(stage.device):
+                x, v_first = stage(x, rows, v_first, pool)
         last = self._stages[-1]
         norm, head = moved((self._norm, self._head), x.device)
-        return last.operators.logits(x, chosen.to(x.device), norm, head, last.dtype)
+        with _current(x.device):
+            return last.operators.logits(x, chosen.to(x.device), norm, head, last.dtype)
 
 
 class _Stage:
@@ -130,16 +136,16 @@ class _Stage:
     def __init__(self, station: Station, end: int) -> None:
         self.operators = station.operators
         self.dtype = station.weights["blocks.0.att.w2"].dtype  # int8 leaves the low-rank matrices as they were
-        self._device = station.device
+        self.device = station.device
         self._first = station.first
         self._layers = [_layer(station.place(i), i) for i in range(station.first, end)]
 
     def __call__(self, x: Tensor, rows: Rows, v_first: Tensor | None, pool: StatePool) -> tuple[Tensor, Tensor | None]:
         ops, dtype = self.operators, self.dtype
-        x, rows = x.to(self._device), moved(rows, self._device)
-        v_first = None if v_first is None else v_first.to(self._device, dtype)
+        x, rows = x.to(self.device), moved(rows, self.device)
+        v_first = None if v_first is None else v_first.to(self.device, dtype)
         for number, kept in enumerate(self._layers, self._first):
-            layer = moved(kept, self._device)
+            layer = moved(kept, self.device)
             att_shift, ffn_shift, wkv = pool.layer(number)
             mixed = ops.shift_mix(x, rows, att_shift, layer.mix, dtype)
             inner = Inner(*(result for packed in layer.inner for result in ops.products(mixed, packed)))
@@ -149,6 +155,11 @@ class _Stage:
             mixed = ops.shift_mix(x, rows, ffn_shift, layer.ffn_mix, dtype)
             ops.channel_mix(x, mixed, layer.key, layer.value)
         return x, v_first
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Where kernels are started until it ends."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def moved(value: T, device: torch.device) -> T:
