@@ -84,9 +84,9 @@ class Daemon:
             self.experience.copied_head,
         )
         self.sessions = Sessions(paths.data / "sessions" if paths is not None else None, self.events.publish)
-        self._host, self._gpus = Host(), installed_gpus()
-        self._room = EngineRoom(paths.cache if paths is not None else None, self.sessions, self._gpus)
+        self._room = EngineRoom(paths.cache if paths is not None else None, self.sessions)
         self._registry = EngineRegistry(self._room)
+        self._host, self._gpus = Host(), installed_gpus()
         self._scales = Scales(self._host, self._gpus)
         self._policy = Policy()
         self.history = History(self._registry.footprint, self.experience.record)

@@ -17,13 +17,12 @@ from cortexd.wire import CacheLimits
 class EngineRoom:
     """Implements `cortexd.engines.protocol.EngineHost`."""
 
-    def __init__(self, cache: Path | None, sessions: Sessions, gpus: Gpus) -> None:
+    def __init__(self, cache: Path | None, sessions: Sessions) -> None:
         defaults = Settings()
         self.cores = Cores(defaults.engine.thread_count)
         self.prefill_budget = defaults.engine.prefill_budget
         self.tempo = Tempo(defaults.engine.inter_token_target)
         self.queue_limit = defaults.lifecycle.queue_limit
-        self.gpus = frozenset(gpus.rooms())
         self.cache = cache
         self.states = KeptStates(CacheLimits(), cache / "states" if cache is not None else None)
         self.sessions = sessions

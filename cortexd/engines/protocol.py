@@ -159,11 +159,6 @@ class EngineHost(Protocol):
         ...
 
     @property
-    def gpus(self) -> frozenset[str]:
-        """The GPUs that were there when the daemon began: `cuda:0`, …"""
-        ...
-
-    @property
     def prefill_budget(self) -> int:
         """Most prompt tokens that one step may carry beside the running streams."""
         ...

@@ -1,7 +1,5 @@
 """On which devices a model of our own engine is computed, and what it will hold of each: from what the catalogue knows."""
 
-from collections.abc import Collection
-
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.engines.rwkv_footprint import PROCESS_BYTES, footprint
 from cortexd.strategies import Stretch, parse, plan
@@ -11,8 +9,6 @@ from cortexd.wire import STRATEGIES, one_of
 # first load of a model tells better, it is foretold with care.
 _CONTEXT_BYTES = 600 * 2**20
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1.25, "int4": 0.75}  # with scales, and what stays in 16 bits
-_STORED = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
-_FIRST = "cuda:0"
 
 
 def problem_of(strategy: str) -> str | None:
@@ -28,15 +24,9 @@ def problem_of(strategy: str) -> str | None:
     return None
 
 
-def resolved(strategy: str, stored: str, gpus: Collection[str]) -> str:
-    """What `auto` means on a machine with these GPUs: the first of them, with the numbers that the file holds."""
-    if strategy == "auto" and _FIRST in gpus and stored in _STORED:
-        return f"{_FIRST} {_STORED[stored]}"
-    return strategy
-
-
-def footprints(spec: ModelSpec, strategy: str, prefill_budget: int, kept: int = 0) -> dict[str, int]:
-    """Bytes by device; `strategy` is a resolved one that has no problem."""
+def footprints(spec: ModelSpec, prefill_budget: int, kept: int = 0) -> dict[str, int]:
+    """Bytes by device, for a strategy that has no problem. Without a GPU it is the CPU that will hold them."""
+    strategy = spec.strategy
     if "cuda" not in strategy and "->" not in strategy:
         return {"cpu": footprint(spec, prefill_budget, kept)}
     if not spec.parameters:

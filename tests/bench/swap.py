@@ -30,7 +30,6 @@ class Host:
 
     prefill_budget = 256
     queue_limit = 1024
-    gpus: frozenset[str] = frozenset()
 
     def __init__(self, fork_server: ForkServer, cache: Path) -> None:
         self.cores = Cores(len(os.sched_getaffinity(0)))

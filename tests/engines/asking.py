@@ -23,7 +23,6 @@ class Host:
 
     prefill_budget = 256
     queue_limit = 1024
-    gpus: frozenset[str] = frozenset()
 
     def __init__(self, fork_server: ForkServer, cache: Path | None = None) -> None:
         self.cores = Cores(1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cortexd.engines.fork_server import ForkServer
+from cortexd.engines.fork_server import ForkServer, WorkerProcess
 from cortexd.engines.protocol import GenerationRequest, LoadProgress
 from cortexd.engines.rwkv import RwkvEngine
 from cortexd.errors import BadRequest, ContextExceeded, CortexdError, EngineDied, LoadFailed, ModelFault, QueueFull
@@ -199,15 +199,28 @@ async def test_a_killed_worker_is_told_to_its_clients_with_the_reason(fork_serve
 
 
 async def test_a_worker_killed_while_loading_fails_the_load(fork_server: ForkServer, checkpoint: Path):
-    engine = RwkvEngine(spec_of(checkpoint), Host(fork_server))
-
-    def kill(progress: LoadProgress) -> None:
-        if progress.phase == "reading":
-            os.kill(engine.pid, signal.SIGKILL)
-
+    host = Host(fork_server)
+    host.fork_server = Halting(fork_server)  # type: ignore[assignment]  # all that an engine asks of it
+    engine = RwkvEngine(spec_of(checkpoint), host)
+    loading = asyncio.create_task(engine.start(lambda progress: None))
+    while not engine.pid:
+        await asyncio.sleep(0)
+    os.kill(engine.pid, signal.SIGKILL)
     with pytest.raises(LoadFailed, match="SIGKILL"):
-        await engine.start(kill)
+        await loading
     await engine.stop(1.0)
+
+
+class Halting:
+    """Its workers stand still, so that none is at the end of its load before it is killed."""
+
+    def __init__(self, fork_server: ForkServer) -> None:
+        self._fork_server = fork_server
+
+    async def spawn(self) -> WorkerProcess:
+        worker = await self._fork_server.spawn()
+        os.kill(worker.pid, signal.SIGSTOP)
+        return worker
 
 
 async def test_a_stopped_engine_ends_its_streams(fork_server: ForkServer, checkpoint: Path):
