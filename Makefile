@@ -54,6 +54,7 @@ docs: $(DEV_STAMP)
 
 soak: $(DEV_STAMP) $(NATIVE)
 	$(BIN)/python -m tests.end_to_end.traffic --minutes 30
+	CORTEXD_COMPILE_EVERYTHING=1 $(BIN)/python -m pytest tests/kernels/fused
 	$(BIN)/python -m tests.end_to_end.soak --kills 1000
 	$(BIN)/python -m tests.end_to_end.configuration_soak --kills 1000
 	$(BIN)/python -m tests.store.soak --kills 1000

@@ -11,9 +11,9 @@ it is written):
             assert kernel.spilled == 0, kernel
             assert kernel.registers <= {"_outputs": 128}[kernel.name], kernel
 
-`compiled` makes these calls in another process, in float16, bfloat16 and float32, once per target, with every launch replaced by a
-compilation for just these arguments (Triton's own `warmup`). So nothing is computed there: results are whatever memory held, and
-code between launches must not depend on them. It raises with the compiler's message where a kernel does not compile, or asks for
+`compiled` makes these calls in another process, in some of float16, bfloat16 and float32, once per target, with every launch
+replaced by a compilation for just these arguments (Triton's own `warmup`). So nothing is computed there: results are whatever memory
+held, and code between launches must not depend on them. It raises with the compiler's message where a kernel does not compile, or asks for
 more shared memory than a target has. Autotuned kernels are not supported: they must run to be tuned.
 
 Kernels that need the target in their source ask `tl.target_info.is_cuda()`, which answers for the target compiled for. On sm_80 and
@@ -47,6 +47,9 @@ TARGETS = {
     "gfx942": Target("hip", "gfx942", 64, 64 * 1024),
 }
 DTYPES = ("float16", "bfloat16", "float32")
+# Compiling takes minutes: each target and each dtype is there, all of them together where EVERYTHING says so (`make soak`).
+REDUCED = {"sm_80": ("float16",), "sm_90": ("bfloat16", "float32"), "gfx942": ("float16",)}
+EVERYTHING = "CORTEXD_COMPILE_EVERYTHING"
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,11 @@ def compiled(module: str, cases: str = "cases") -> list[Resources]:
     return fitting(found)
 
 
+def dtypes(target: str) -> tuple[str, ...]:
+    """In which kernels are compiled for a target."""
+    return DTYPES if os.environ.get(EVERYTHING) else REDUCED[target]
+
+
 def fitting(kernels: list[Resources]) -> list[Resources]:
     too_large = [kernel for kernel in kernels if kernel.shared > TARGETS[kernel.target].shared]
     assert not too_large, f"more shared memory than there is: {too_large}"
@@ -93,7 +101,7 @@ def _main(module: str, cases: str, report: str) -> None:
     found: list[dict[str, Any]] = []
     for target in TARGETS:
         with _launches_only_compile(target) as kernels:
-            for dtype in DTYPES:
+            for dtype in dtypes(target):
                 for case, call in of(getattr(torch, dtype)):
                     kernels.clear()
                     call()
