@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 
 DTYPES = ("fp32", "bf16", "fp16", "int8", "int4")
+# ChatRWKV names what is not quantised beside it; here low-rank matrices are in bf16.
+_OFFICIAL = {f"{beside}i{bits}": f"int{bits}" for beside in ("fp16", "bf16", "fp32") for bits in (8, 4)}
 _SEGMENT = re.compile(r"(cpu|cuda(?::\d+)?) (\w+)(?: \*(\d+)(\+?))?")
 
 
@@ -43,17 +45,18 @@ def parse(text: str) -> tuple[Segment, ...]:
             raise ValueError(
                 f"{part!r} is no part of a strategy: write a device and a number format, such as 'cuda fp16' or 'cuda:0 fp16 *20'."
             )
-        device, dtype, layers, streamed = match.groups()
+        device, written, layers, streamed = match.groups()
+        dtype = _OFFICIAL.get(written, written)
         if dtype not in DTYPES:
             raise ValueError(
-                f"{dtype!r} is no number format of a strategy: use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}."
+                f"{written!r} is no number format of a strategy: use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}."
             )
         device = "cuda:0" if device == "cuda" else device
         segments.append(Segment(device, dtype, None if layers is None else int(layers), bool(streamed)))
     if sum(segment.streamed for segment in segments) > 1:
-        raise ValueError("Only one part of a strategy can stream its layers: write '+' once.")
+        raise ValueError("'+' can be written only once: one part of a strategy streams its layers.")
     if any(segment.streamed and segment.device == "cpu" for segment in segments):
-        raise ValueError("Layers are streamed from the CPU to a GPU: '+' has no meaning after 'cpu'.")
+        raise ValueError("'+' has no meaning after 'cpu': layers are streamed from the host to a GPU.")
     return tuple(segments)
 
 

@@ -32,6 +32,10 @@ def test_what_is_streamed_comes_after_what_stays():
     assert (first.resident, first.end, last.resident, last.end) == (0, 24, 25, 25)
 
 
+def test_official_names_of_quantised_weights_are_understood():
+    assert [segment.dtype for segment in parse("cuda fp16i8 *3 -> cpu bf16i4")] == ["int8", "int4"]
+
+
 def test_a_device_without_a_number_is_the_first():
     assert parse("cuda int8 *3 -> cuda:1 bf16") == (Segment("cuda:0", "int8", 3), Segment("cuda:1", "bf16"))
 
@@ -45,7 +49,7 @@ def test_a_device_without_a_number_is_the_first():
         ("cuda fp16 -> ", "'' is no part of a strategy"),
         ("cuda fp16 *x", "'cuda fp16 *x' is no part of a strategy"),
         ("cuda fp64", "'fp64' is no number format"),
-        ("cuda fp16 *1+ -> cuda:1 fp16 *1+", "Only one part"),
+        ("cuda fp16 *1+ -> cuda:1 fp16 *1+", "'+' can be written only once"),
         ("cpu fp32 *3+", "'+' has no meaning after 'cpu'"),
     ],
 )

@@ -18,10 +18,16 @@ def problem_of(strategy: str) -> str | None:
     try:
         segments = parse(strategy)
     except ValueError as error:
-        return f"The strategy {strategy!r} is not one this version can run: {error}"
-    if len(segments) == 1 and segments[0].device == "cpu":
-        return f"The strategy {strategy!r} is not one this version can run: use {one_of(STRATEGIES)}."
-    return None
+        reason = f", as {str(error).partition(': ')[0]}"
+    else:
+        only, *others = segments
+        if others or only.device != "cpu":
+            return None
+        reason = ""
+    return (
+        f"The strategy {strategy!r} is not one this version can run{reason}: use {one_of(STRATEGIES)}, "
+        "or devices as in 'cuda fp16'."
+    )
 
 
 def footprints(spec: ModelSpec, prefill_budget: int, kept: int = 0) -> dict[str, int]:

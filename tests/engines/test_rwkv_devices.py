@@ -68,7 +68,7 @@ def test_what_can_be_run_has_no_problem(strategy: str):
     [
         ("cuda fp64", "'fp64' is no number format of a strategy"),
         ("gpu fp16", "'gpu fp16' is no part of a strategy"),
-        ("cpu fp32 *3", "use 'auto', 'cpu fp32'"),
+        ("cpu fp32 *3", "can run: use 'auto', 'cpu fp32'"),
     ],
 )
 def test_what_cannot_be_run_is_told_in_one_sentence(strategy: str, told: str):

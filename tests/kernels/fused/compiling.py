@@ -12,9 +12,9 @@ it is written):
             assert kernel.registers <= {"_outputs": 128}[kernel.name], kernel
 
 `compiled` makes these calls in another process, in some of float16, bfloat16 and float32, once per target, with every launch
-replaced by a compilation for just these arguments (Triton's own `warmup`). So nothing is computed there: results are whatever memory
-held, and code between launches must not depend on them. It raises with the compiler's message where a kernel does not compile, or asks for
-more shared memory than a target has. Autotuned kernels are not supported: they must run to be tuned.
+replaced by a compilation for just these arguments (Triton's own `warmup`). So nothing is computed there: results are whatever
+memory held, and code between launches must not depend on them. It raises with the compiler's message where a kernel does not
+compile, or asks for more shared memory than a target has. Autotuned kernels are not supported: they must run to be tuned.
 
 Kernels that need the target in their source ask `tl.target_info.is_cuda()`, which answers for the target compiled for. On sm_80 and
 sm_90 `tl.dot` of float32 with `input_precision="ieee"` is computed without tensor cores, is slow to compile and spills from about
