@@ -9,9 +9,9 @@ streams the others through it. The head counts as a layer, the last one.
 import re
 from dataclasses import dataclass
 
-DTYPES = ("fp32", "bf16", "fp16", "int8", "int4")
+DTYPES = ("fp32", "bf16", "fp16", "int8")  # int4 is computed by the CPU alone
 # ChatRWKV names what is not quantised beside it; here low-rank matrices are in bf16.
-_OFFICIAL = {f"{beside}i{bits}": f"int{bits}" for beside in ("fp16", "bf16", "fp32") for bits in (8, 4)}
+_OFFICIAL = {f"{beside}i8": "int8" for beside in ("fp16", "bf16", "fp32")}
 _SEGMENT = re.compile(r"(cpu|cuda(?::\d+)?) (\w+)(?: \*(\d+)(\+?))?")
 
 

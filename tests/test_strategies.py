@@ -33,7 +33,7 @@ def test_what_is_streamed_comes_after_what_stays():
 
 
 def test_official_names_of_quantised_weights_are_understood():
-    assert [segment.dtype for segment in parse("cuda fp16i8 *3 -> cpu bf16i4")] == ["int8", "int4"]
+    assert [segment.dtype for segment in parse("cuda fp16i8 *3 -> cpu bf16i8")] == ["int8", "int8"]
 
 
 def test_a_device_without_a_number_is_the_first():
@@ -49,6 +49,7 @@ def test_a_device_without_a_number_is_the_first():
         ("cuda fp16 -> ", "'' is no part of a strategy"),
         ("cuda fp16 *x", "'cuda fp16 *x' is no part of a strategy"),
         ("cuda fp64", "'fp64' is no number format"),
+        ("cuda int4", "'int4' is no number format"),
         ("cuda fp16 *1+ -> cuda:1 fp16 *1+", "'+' can be written only once"),
         ("cpu fp32 *3+", "'+' has no meaning after 'cpu'"),
     ],

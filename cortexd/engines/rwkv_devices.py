@@ -1,5 +1,9 @@
 """On which devices a model of our own engine is computed, and what it will hold of each: from what the catalogue knows."""
 
+from pathlib import Path
+
+import msgspec
+
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.engines.rwkv_footprint import PROCESS_BYTES, footprint
 from cortexd.strategies import Stretch, parse, plan
@@ -8,7 +12,7 @@ from cortexd.wire import STRATEGIES, one_of
 # Of a process that computes on a GPU, on each: the driver's context, the kernels, and what is not given back at once. Before the
 # first load of a model tells better, it is foretold with care.
 _CONTEXT_BYTES = 600 * 2**20
-_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1.25, "int4": 0.75}  # with scales, and what stays in 16 bits
+_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1.25}  # with scales, and what stays in 16 bits
 
 
 def problem_of(strategy: str) -> str | None:
@@ -30,9 +34,16 @@ def problem_of(strategy: str) -> str | None:
     )
 
 
+def has_gpu() -> bool:
+    """Whether the driver of NVIDIA or of AMD shows one."""
+    return Path("/dev/kfd").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
+
+
 def footprints(spec: ModelSpec, prefill_budget: int, kept: int = 0) -> dict[str, int]:
-    """Bytes by device, for a strategy that has no problem. Without a GPU it is the CPU that will hold them."""
+    """Bytes by device, for a strategy that has no problem; without a GPU it is computed on the CPU, as `auto` says."""
     strategy = spec.strategy
+    if "cuda" in strategy and not has_gpu():
+        spec, strategy = msgspec.structs.replace(spec, strategy="auto"), "auto"
     if "cuda" not in strategy and "->" not in strategy:
         return {"cpu": footprint(spec, prefill_budget, kept)}
     if not spec.parameters:

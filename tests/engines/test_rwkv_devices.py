@@ -3,10 +3,16 @@
 import pytest
 
 from cortexd.catalogue.spec import ModelSpec
+from cortexd.engines import rwkv_devices
 from cortexd.engines.rwkv_devices import footprints, problem_of
 from cortexd.engines.rwkv_footprint import footprint
 
 GB = 10**9
+
+
+@pytest.fixture(autouse=True)
+def _gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rwkv_devices, "has_gpu", lambda: True)
 
 
 def goose(**changes: object) -> ModelSpec:
@@ -46,6 +52,12 @@ def test_what_is_streamed_lies_on_the_host():
     resident, streamed = footprints(goose(strategy="cuda fp16"), 512), footprints(goose(strategy="cuda fp16 *4+"), 512)
     assert streamed["cuda:0"] < 0.6 * resident["cuda:0"]
     assert streamed["cpu"] - resident["cpu"] > 2 * GB
+
+
+def test_without_a_gpu_the_host_holds_all_of_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rwkv_devices, "has_gpu", lambda: False)
+    needed = footprints(goose(strategy="cuda fp16 *20 -> cpu fp32"), 512)
+    assert needed == {"cpu": footprint(goose(strategy="auto"), 512)}
 
 
 def test_the_host_alone_is_foretold_as_ever():
