@@ -42,6 +42,9 @@ async def soak(kills: int, clients: int, seed: int) -> Outcome:
             "CORTEXD_LIFECYCLE__SUSPEND_AFTER": "0.5",
         }
         async with running_daemon(Path(folder), **settings) as daemon:
+            # On a busy machine all kills could be over before the first worker can be forked.
+            first = {"model": MODELS[0], "prompt": "a", "max_tokens": 1}
+            await daemon.client.post("/v1/completions", json=first)
             done = asyncio.Event()
             crowd = [
                 asyncio.create_task(_client(daemon, random.Random(seed + n), outcome, done)) for n in range(clients)

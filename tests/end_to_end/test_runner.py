@@ -28,8 +28,8 @@ async def test_a_client_of_rwkv_runner_finds_what_it_expects(start: Start, tmp_p
         assert first.headers["x-cortexd-model"] == "demo"
         assert first.json()["choices"] == second.json()["choices"]
         assert first.json()["usage"]["completion_tokens"] <= 5
-        refused = await daemon.client.post("/switch-model", json={"model": "demo", "strategy": "cuda fp16i8 *10+"})
-        assert "'cuda fp16i8 *10+' is not one this version can run" in refused.json()["error"]["message"]
+        refused = await daemon.client.post("/switch-model", json={"model": "demo", "strategy": "cuda fp16i3 *10+"})
+        assert "'cuda fp16i3 *10+' is not one this version can run" in refused.json()["error"]["message"]
         for path in ("/disable-state-cache", "/reset-state", "/enable-state-cache"):
             assert (await daemon.client.post(path)).json() == "success"
         reasons = [row["reason"] for row in (await daemon.client.get("/admin/snapshots")).json()["snapshots"]]
