@@ -36,6 +36,11 @@ class Stretch:
     resident: int
 
 
+def is_placed(text: str) -> bool:
+    """Whether it names a GPU, or several parts: else a model is computed on the CPU as a whole."""
+    return "cuda" in text or "->" in text
+
+
 def parse(text: str) -> tuple[Segment, ...]:
     """Raises ValueError with one sentence."""
     segments: list[Segment] = []

@@ -5,14 +5,13 @@ from pathlib import Path
 import msgspec
 
 from cortexd.catalogue.spec import ModelSpec
-from cortexd.engines.rwkv_footprint import PROCESS_BYTES, footprint
-from cortexd.strategies import Stretch, parse, plan
+from cortexd.engines.rwkv_footprint import PROCESS_BYTES, STREAMS, bytes_per_number, footprint
+from cortexd.strategies import Stretch, is_placed, parse, plan
 from cortexd.wire import STRATEGIES, one_of
 
 # Of a process that computes on a GPU, on each: the driver's context, the kernels, and what is not given back at once. Before the
 # first load of a model tells better, it is foretold with care.
 _CONTEXT_BYTES = 600 * 2**20
-_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1.25}  # with scales, and what stays in 16 bits
 
 
 def problem_of(strategy: str) -> str | None:
@@ -44,7 +43,7 @@ def footprints(spec: ModelSpec, prefill_budget: int, kept: int = 0) -> dict[str,
     strategy = spec.strategy
     if "cuda" in strategy and not has_gpu():
         spec, strategy = msgspec.structs.replace(spec, strategy="auto"), "auto"
-    if "cuda" not in strategy and "->" not in strategy:
+    if not is_placed(strategy):
         return {"cpu": footprint(spec, prefill_budget, kept)}
     if not spec.parameters:
         return {"cpu": 0}
@@ -58,13 +57,15 @@ def footprints(spec: ModelSpec, prefill_budget: int, kept: int = 0) -> dict[str,
 def _of(stretch: Stretch, spec: ModelSpec, prefill_budget: int) -> dict[str, int]:
     embedding = spec.vocabulary * spec.width
     layer = (spec.parameters - 2 * embedding) / spec.layers  # the head is as large as the embedding
-    number = _BYTES[stretch.dtype]
+    number = bytes_per_number(f"cpu {stretch.dtype}", spec.stored)
     sizes = [embedding * number if i == spec.layers else layer * number for i in range(stretch.first, stretch.end)]
     resident = int(sum(sizes[: stretch.resident - stretch.first]))
     streamed = int(sum(sizes)) - resident
     states = spec.max_concurrency * spec.state_bytes * (min(stretch.end, spec.layers) - stretch.first) // spec.layers
     rows = prefill_budget + spec.max_concurrency
-    step = 4 * (34 * spec.width * rows + (spec.vocabulary * spec.max_concurrency if stretch.end > spec.layers else 0))
+    step = 4 * (
+        STREAMS * spec.width * rows + (spec.vocabulary * spec.max_concurrency if stretch.end > spec.layers else 0)
+    )
     looked_up = int(embedding * max(number, 2)) if stretch.first == 0 else 0
     context = _CONTEXT_BYTES if stretch.device != "cpu" else 0
     # A layer that is streamed is on the device while it is computed with.

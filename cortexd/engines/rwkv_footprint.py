@@ -13,7 +13,7 @@ PROCESS_BYTES = 120 * 2**20
 _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}  # what torch asks for
 # With scales, and what stays in 16 bits.
 _BYTES = {"cpu fp32": 4, "cpu bf16": 2, "cpu fp16": 2, "cpu int8": 1.25, "cpu int4": 0.75}
-_STREAMS = 34  # vectors of the model's width that a token takes in a step at most (measured)
+STREAMS = 34  # vectors of the model's width that a token takes in a step at most (measured)
 _ROWS = 4  # vectors of the vocabulary's width that are there at once while a token is drawn
 
 
@@ -32,7 +32,7 @@ def footprint(spec: ModelSpec, prefill_budget: int, kept: int = 0) -> int:
     if spec.strategy == "cpu int4":  # whose head, as large as the embedding, is in int8
         weights += int(embedding * (_BYTES["cpu int8"] - number))
     states = spec.max_concurrency * spec.state_bytes
-    step = 4 * (_STREAMS * spec.width * (prefill_budget + spec.max_concurrency) + _ROWS * spec.vocabulary)
+    step = 4 * (STREAMS * spec.width * (prefill_budget + spec.max_concurrency) + _ROWS * spec.vocabulary)
     logits = 4 * spec.vocabulary * spec.max_concurrency
     return weights + states + kept + step + logits + PROCESS_BYTES
 

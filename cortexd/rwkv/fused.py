@@ -137,7 +137,7 @@ class _Stage:
         self.operators = station.operators
         self.dtype = station.weights["blocks.0.att.w2"].dtype  # int8 leaves the low-rank matrices as they were
         self.device = station.device
-        self._first = station.first
+        self._first, self._resident = station.first, station.resident
         self._layers = [_layer(station.place(i), i) for i in range(station.first, end)]
 
     def __call__(self, x: Tensor, rows: Rows, v_first: Tensor | None, pool: StatePool) -> tuple[Tensor, Tensor | None]:
@@ -145,7 +145,7 @@ class _Stage:
         x, rows = x.to(self.device), moved(rows, self.device)
         v_first = None if v_first is None else v_first.to(self.device, dtype)
         for number, kept in enumerate(self._layers, self._first):
-            layer = moved(kept, self.device)
+            layer = kept if number < self._resident else moved(kept, self.device)
             att_shift, ffn_shift, wkv = pool.layer(number)
             mixed = ops.shift_mix(x, rows, att_shift, layer.mix, dtype)
             inner = Inner(*(result for packed in layer.inner for result in ops.products(mixed, packed)))

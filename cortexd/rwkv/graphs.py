@@ -14,9 +14,8 @@ BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _EAGER = 4  # steps of a size before it is recorded: what is asked once must not wait for a recording
 
 Compute = Callable[[Tensor, Rows, Tensor], Tensor]  # tokens, rows and chosen rows to logits
-Record = Callable[
-    [Callable[[], Tensor]], tuple[Callable[[], None], Tensor]
-]  # what computes again, and where the result lies
+# Of what computes: what computes it again, and where the result lies.
+Record = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 
 
 def record_on_cuda(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:

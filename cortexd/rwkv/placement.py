@@ -40,11 +40,6 @@ class Placed:
         return devices
 
 
-def is_placed(strategy: str) -> bool:
-    """Whether a strategy names a GPU, or several parts: else a model is computed on the CPU as a whole."""
-    return "cuda" in strategy or "->" in strategy
-
-
 def gpu_problem(strategy: str) -> str:
     """Why nothing can be computed on the GPUs that are named; "" where it can, or where none is."""
     devices = [device for device in _devices(strategy) if device != _HOST]

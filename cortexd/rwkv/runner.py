@@ -14,12 +14,13 @@ from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.checkpoint import ReportBytes
 from cortexd.rwkv.fused import FusedRwkv7
 from cortexd.rwkv.native import NativeRwkv7
-from cortexd.rwkv.placement import Placed, gpu_problem, is_placed, place
+from cortexd.rwkv.placement import Placed, gpu_problem, place
 from cortexd.rwkv.rows import least_rows
 from cortexd.rwkv.state import StatePool
 from cortexd.rwkv.v7 import Rwkv7
 from cortexd.rwkv.weights import Weights, open_weights, weights_identity
 from cortexd.rwkv.weights_cache import WeightsCache
+from cortexd.strategies import is_placed
 from cortexd_kernels.native.library import Native, open_native
 from cortexd_kernels.native.model import HEAD_SIZE
 from cortexd_kernels.native.threads import Threads

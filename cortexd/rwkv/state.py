@@ -37,17 +37,13 @@ class SavedState:
 
 
 class _Part(NamedTuple):
-    """The states of all sequences for layers `first` to `end`, on one device: shifts `[n, slots, C]`, wkv `[n, slots, H, N, N]`."""
+    """The states of all sequences for layers `first` to `end`, on one device: att_shift, ffn_shift `[n, slots, C]` and wkv
+    `[n, slots, H, N, N]`.
+    """
 
     first: int
     end: int
-    att_shift: Tensor
-    ffn_shift: Tensor
-    wkv: Tensor
-
-    @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.att_shift, self.ffn_shift, self.wkv
+    tensors: tuple[Tensor, Tensor, Tensor]
 
 
 class StatePool:
@@ -75,15 +71,15 @@ class StatePool:
 
     @property
     def att_shift(self) -> Tensor:
-        return self._only.att_shift
+        return self._only.tensors[0]
 
     @property
     def ffn_shift(self) -> Tensor:
-        return self._only.ffn_shift
+        return self._only.tensors[1]
 
     @property
     def wkv(self) -> Tensor:
-        return self._only.wkv
+        return self._only.tensors[2]
 
     def layer(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """att_shift, ffn_shift `[slots, C]` and wkv `[slots, H, N, N]` of one layer."""
@@ -131,7 +127,7 @@ class StatePool:
             count = 1 + len(others)
             att_shift, ffn_shift = (torch.empty(count, slots, shape.width, device=device) for _ in range(2))
             wkv = torch.empty(count, slots, shape.heads, n, n, device=device)
-            self._parts.append(_Part(first, first + count, att_shift, ffn_shift, wkv))
+            self._parts.append(_Part(first, first + count, (att_shift, ffn_shift, wkv)))
 
     def blank(self) -> SavedState:
         """Room for a state, which holds anything."""

@@ -31,6 +31,7 @@ _TOLERANCE = {
 }  # relative RMS; a GPU may round fp32 products to TF32
 
 Results = list[Tensor]
+_Case = Callable[[Operators], Results]
 
 
 def problem_of(operators: Operators, device: torch.device, dtype: torch.dtype) -> str:
@@ -48,68 +49,78 @@ def problem_of(operators: Operators, device: torch.device, dtype: torch.dtype) -
     return ""
 
 
-def _cases(device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[Operators], Results]]:
+def _cases(device: torch.device, dtype: torch.dtype) -> dict[str, _Case]:
     """By operator: computes it on copies, and returns all that it gives and changes."""
-    generator = torch.Generator().manual_seed(20230424)
-
-    def draw(*shape: int, scale: float = 1.0, to: torch.dtype = torch.float32) -> Tensor:
-        return (torch.randn(*shape, generator=generator) * scale).to(device, to)
-
-    def matrix(*shape: int) -> Tensor:
-        return draw(*shape, scale=shape[-1] ** -0.5, to=dtype)
-
-    norm = Norm(draw(_C), draw(_C))
-    cases: dict[str, Callable[[Operators], Results]] = {}
+    numbers = _Numbers(device, dtype)
     # A masked piece, a single token and some of a prompt; then more rows than are computed one by one.
-    for rows in (Rows.of([1, 3, 1], [2, 0, -1], device), Rows.of([40, 1], [1, 3], device)):
-        count = int(rows.starts[-1])
-        x, wide = draw(count, _C), draw(1, count, _C, to=dtype)
-        shift, wkv = draw(_SLOTS, _C), draw(_SLOTS, _HEADS, HEAD, HEAD)
-        mix = Mix(norm, torch.rand(6, _C, generator=generator).to(device))
-        packed = Packed(torch.cat([matrix(_C, _C), matrix(_RANK, _C)]), (Part(_C, 0), Part(_RANK, 0, Activation.TANH)))
-        inner = Inner(*(draw(count, n, to=dtype) for n in (_C, _C, _C, _RANK, _RANK, _RANK, _RANK)))
-        out = LowRankOut(
-            *(matrix(_C, _RANK) for _ in range(3)), *(draw(_C) for _ in range(4)), v=matrix(_C, _RANK), v0=draw(_C)
-        )
-        streams = _streams(inner, dtype)
-        readout = Readout(draw(_C), norm)
-        output = Packed.single(matrix(_C, _C))
-        key, value = Packed.single(matrix(_F, _C), activation=Activation.RELU_SQUARED), Columns(matrix(_F, _C))
-        head, chosen = Packed.single(matrix(_V, _C)), rows.starts[1:] - 1
-        of = f" of {count} rows"
+    batches = Rows.of([1, 3, 1], [2, 0, -1], device), Rows.of([40, 1], [1, 3], device)
+    return {
+        f"{name} of {int(rows.starts[-1])} rows": case for rows in batches for name, case in _of(rows, numbers).items()
+    }
 
-        def shift_mix(
-            ops: Operators, x: Tensor = x, rows: Rows = rows, shift: Tensor = shift, mix: Mix = mix
-        ) -> Results:
-            state = shift.clone()
-            return [ops.shift_mix(x, rows, state, mix, dtype), state]
 
-        def recurrence(
-            ops: Operators, streams: Streams = streams, rows: Rows = rows, wkv: Tensor = wkv, readout: Readout = readout
-        ) -> Results:
-            state = wkv.clone()
-            return [ops.wkv(streams, rows, state, readout), state]
+class _Numbers:
+    """Random, and the same each time."""
 
-        def product_add(ops: Operators, x: Tensor = x, wide: Tensor = wide, output: Packed = output) -> Results:
-            sum_ = x.clone()
-            ops.product_add(sum_, wide[0], output)
-            return [sum_]
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        self._generator = torch.Generator().manual_seed(20230424)
 
-        def channel_mix(
-            ops: Operators, x: Tensor = x, wide: Tensor = wide, key: Packed = key, value: Columns = value
-        ) -> Results:
-            sum_ = x.clone()
-            ops.channel_mix(sum_, wide, key, value)
-            return [sum_]
+    def __call__(self, *shape: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(*shape, generator=self._generator) * scale).to(self.device)
 
-        cases[f"shift_mix{of}"] = shift_mix
-        cases[f"products{of}"] = lambda ops, wide=wide, packed=packed: list(ops.products(wide, packed))
-        cases[f"head_streams{of}"] = lambda ops, inner=inner, out=out: list(ops.head_streams(inner, out, inner.r))
-        cases[f"wkv{of}"] = recurrence
-        cases[f"product_add{of}"] = product_add
-        cases[f"channel_mix{of}"] = channel_mix
-        cases[f"logits{of}"] = lambda ops, x=x, chosen=chosen, head=head: [ops.logits(x, chosen, norm, head, dtype)]
-    return cases
+    def between(self, *shape: int) -> Tensor:
+        """0 and 1."""
+        return torch.rand(*shape, generator=self._generator).to(self.device)
+
+    def activations(self, *shape: int) -> Tensor:
+        return self(*shape).to(self.dtype)
+
+    def matrix(self, *shape: int) -> Tensor:
+        return self(*shape, scale=shape[-1] ** -0.5).to(self.dtype)
+
+
+def _of(rows: Rows, numbers: _Numbers) -> dict[str, _Case]:
+    count, dtype, matrix = int(rows.starts[-1]), numbers.dtype, numbers.matrix
+    x, wide = numbers(count, _C), numbers.activations(1, count, _C)
+    shift, wkv = numbers(_SLOTS, _C), numbers(_SLOTS, _HEADS, HEAD, HEAD)
+    norm = Norm(numbers(_C), numbers(_C))
+    mix, readout = Mix(norm, numbers.between(6, _C)), Readout(numbers(_C), norm)
+    packed = Packed(torch.cat([matrix(_C, _C), matrix(_RANK, _C)]), (Part(_C, 0), Part(_RANK, 0, Activation.TANH)))
+    inner = Inner(*(numbers.activations(count, n) for n in (_C, _C, _C, _RANK, _RANK, _RANK, _RANK)))
+    vectors = [numbers(_C) for _ in range(5)]
+    out = LowRankOut(*(matrix(_C, _RANK) for _ in range(3)), *vectors[:4], v=matrix(_C, _RANK), v0=vectors[4])
+    streams = _streams(inner, dtype)
+    output, head = Packed.single(matrix(_C, _C)), Packed.single(matrix(_V, _C))
+    key, value = Packed.single(matrix(_F, _C), activation=Activation.RELU_SQUARED), Columns(matrix(_F, _C))
+
+    def shift_mix(ops: Operators) -> Results:
+        state = shift.clone()
+        return [ops.shift_mix(x, rows, state, mix, dtype), state]
+
+    def recurrence(ops: Operators) -> Results:
+        state = wkv.clone()
+        return [ops.wkv(streams, rows, state, readout), state]
+
+    def product_add(ops: Operators) -> Results:
+        total = x.clone()
+        ops.product_add(total, wide[0], output)
+        return [total]
+
+    def channel_mix(ops: Operators) -> Results:
+        total = x.clone()
+        ops.channel_mix(total, wide, key, value)
+        return [total]
+
+    return {
+        "shift_mix": shift_mix,
+        "products": lambda ops: list(ops.products(wide, packed)),
+        "head_streams": lambda ops: list(ops.head_streams(inner, out, inner.r)),
+        "wkv": recurrence,
+        "product_add": product_add,
+        "channel_mix": channel_mix,
+        "logits": lambda ops: [ops.logits(x, rows.starts[1:] - 1, norm, head, dtype)],
+    }
 
 
 def _streams(inner: Inner, dtype: torch.dtype) -> Streams:

@@ -85,16 +85,8 @@ def _multiply_few(streams: Tensor, packed: Packed, out: Tensor, add: bool) -> No
     _, count, depth = streams.shape
     block = vector(len(packed.weight), packed.weight.dtype)
     assert UNIT % block.rows == 0, "no tile has rows of two parts"
-    tiles = packed.tiles(block.rows)
-    _few_rows[(len(tiles),)](
-        streams,
-        packed.weight,
-        packed.weight if packed.scales is None else packed.scales,
-        tiles,
-        out,
-        count,
-        depth,
-        len(packed.weight),
+    _few_rows[(len(packed.tiles(block.rows)),)](
+        *_operands(streams, packed, block.rows, out),
         ROWS=triton.next_power_of_2(count),
         BLOCK_R=block.rows,
         BLOCK_C=min(block.depth, triton.next_power_of_2(depth)),
@@ -108,18 +100,10 @@ def _multiply_few(streams: Tensor, packed: Packed, out: Tensor, add: bool) -> No
 
 
 def _multiply_many(streams: Tensor, packed: Packed, out: Tensor, add: bool) -> None:
-    _, count, depth = streams.shape
+    count = streams.shape[1]
     block = tile(count, len(packed.weight), streams.dtype)
-    tiles = packed.tiles(block.rows)
-    _many_rows[(len(tiles), triton.cdiv(count, block.tokens))](
-        streams,
-        packed.weight,
-        packed.weight if packed.scales is None else packed.scales,
-        tiles,
-        out,
-        count,
-        depth,
-        len(packed.weight),
+    _many_rows[(len(packed.tiles(block.rows)), triton.cdiv(count, block.tokens))](
+        *_operands(streams, packed, block.rows, out),
         BLOCK_T=block.tokens,
         BLOCK_R=block.rows,
         BLOCK_C=block.depth,
@@ -130,6 +114,13 @@ def _multiply_many(streams: Tensor, packed: Packed, out: Tensor, add: bool) -> N
         EVEN=all(part.rows % block.rows == 0 for part in packed.parts),
         num_warps=block.warps,
     )
+
+
+def _operands(streams: Tensor, packed: Packed, rows: int, out: Tensor) -> tuple[Tensor | int, ...]:
+    """What both kernels take first; `rows` are those of a tile."""
+    scales = packed.weight if packed.scales is None else packed.scales
+    _, count, depth = streams.shape
+    return streams, packed.weight, scales, packed.tiles(rows), out, count, depth, len(packed.weight)
 
 
 @triton.jit

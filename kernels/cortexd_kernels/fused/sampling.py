@@ -43,9 +43,8 @@ class Draw(NamedTuple):
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     penalty_decay: float = 1.0
-    rwkv_order: bool = (
-        False  # top_p, top_k and min_p at temperature 1, then temperature; else temperature, top_k, top_p, min_p
-    )
+    # top_p, top_k and min_p at temperature 1, then temperature; else temperature, top_k, top_p, min_p
+    rwkv_order: bool = False
     uniform: float = 0.5
     slot: int = 0
     biased: bool = False
