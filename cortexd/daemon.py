@@ -178,7 +178,7 @@ class Daemon:
         if self._preparation.started_with is None:
             self._preparation.started_with = self.settings
             self._room.cores = Cores(self.settings.engine.thread_count)
-        self._room.adopt(self.settings, prepared.cache)
+        self._room.adopt(self.settings, prepared.cache, prepared.ceilings)
         self._watch.sample_s = self.settings.memory.sample_s
         self.supervisor.decisions.config = version
         self.supervisor.adopt(prepared.policy)

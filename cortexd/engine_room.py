@@ -8,6 +8,7 @@ from cortexd.engines.fork_server import ForkServer
 from cortexd.engines.kept_states import KeptStates
 from cortexd.engines.sessions import Sessions
 from cortexd.engines.tempo import Tempo
+from cortexd.engines.torch_build import computes_on_gpus
 from cortexd.memory.host import Host
 from cortexd.memory.nvidia import Gpus
 from cortexd.memory.process import Usage, measure
@@ -20,6 +21,7 @@ class EngineRoom:
     def __init__(self, cache: Path | None, sessions: Sessions) -> None:
         defaults = Settings()
         self.cores = Cores(defaults.engine.thread_count)
+        self.gpus: dict[str, int] = {}
         self.prefill_budget = defaults.engine.prefill_budget
         self.tempo = Tempo(defaults.engine.inter_token_target)
         self.queue_limit = defaults.lifecycle.queue_limit
@@ -28,8 +30,9 @@ class EngineRoom:
         self.sessions = sessions
         self.fork_server = ForkServer()
 
-    def adopt(self, settings: Settings, kept: CacheLimits) -> None:
-        """What of this affects engines that run, these are told."""
+    def adopt(self, settings: Settings, kept: CacheLimits, ceilings: dict[str, int]) -> None:
+        """What of this affects engines that run, these are told. `ceilings` are in bytes, by device."""
+        self.gpus = {name: room for name, room in ceilings.items() if name != "cpu"} if computes_on_gpus() else {}
         self.prefill_budget = settings.engine.prefill_budget
         self.queue_limit = settings.lifecycle.queue_limit
         self.tempo.change(settings.engine.inter_token_target)

@@ -1,6 +1,6 @@
 """The contract between the daemon and whatever computes a model. Implementations add nothing to it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -156,6 +156,11 @@ class EngineHost(Protocol):
     @property
     def cores(self) -> Cores:
         """What engines that compute on the CPU share."""
+        ...
+
+    @property
+    def gpus(self) -> Mapping[str, int]:
+        """Bytes that models may hold of each GPU, `cuda:N`, on which this installation can compute."""
         ...
 
     @property

@@ -13,7 +13,7 @@ from cortexd.catalogue.spec import ModelSpec
 from cortexd.checkpoints.identity import identity_of
 from cortexd.engines.fork_server import WorkerProcess
 from cortexd.engines.protocol import EngineFacts, EngineHost, GenerationRequest, LoadProgress, Suspension
-from cortexd.engines.rwkv_devices import footprints, problem_of
+from cortexd.engines.rwkv_devices import footprints, problem_of, settled
 from cortexd.engines.rwkv_footprint import PROCESS_BYTES
 from cortexd.engines.rwkv_generation import RwkvGeneration, RwkvSuspension
 from cortexd.errors import BadRequest, ContextExceeded, CortexdError, EngineDied, LoadFailed, ModelFault, QueueFull
@@ -47,7 +47,7 @@ class RwkvEngine:
 
     @classmethod
     def footprint(cls, spec: ModelSpec, host: EngineHost) -> dict[str, int]:
-        return footprints(spec, host.prefill_budget, host.states.room)
+        return footprints(spec, host.gpus, host.prefill_budget, host.states.room)
 
     @classmethod
     def problem(cls, spec: ModelSpec) -> str | None:
@@ -196,7 +196,7 @@ class RwkvEngine:
         spec = self._spec
         return wire.Load(
             path=spec.path,
-            strategy=spec.strategy,
+            strategy=settled(spec, self._host.gpus, self._host.prefill_budget).strategy,
             template=spec.template,
             threads=self._most_threads(),
             slots=spec.max_concurrency,

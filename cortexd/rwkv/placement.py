@@ -15,6 +15,7 @@ from cortexd.rwkv.weights import Weights, open_weights
 from cortexd.rwkv.weights_cache import WeightsCache
 from cortexd.strategies import Stretch, described, parse, plan
 from cortexd_kernels.dispatch import operators_for
+from cortexd_kernels.draws import Sample
 
 _HOST = "cpu"
 
@@ -30,6 +31,11 @@ class Placed:
     notices: list[str]
     trusted: bool  # a token has been computed with all of them before
     fresh: list[KeptWeights]  # written by this load
+
+    @property
+    def sample(self) -> Sample | None:
+        """Draws where the head is computed."""
+        return self.stations[-1].operators.sample
 
     @property
     def devices(self) -> list[torch.device]:

@@ -68,5 +68,5 @@ def _predictions(path: Path, strategy: str, text: str) -> tuple[int, Tensor, Ten
     logs: list[Tensor] = []
     for column in streams.t()[:-1]:
         pieces = [Piece(slot, (int(token),)) for slot, token in zip(slots, column, strict=True)]
-        logs.append(F.log_softmax(runner.run(pieces)[0], dim=-1))
+        logs.append(F.log_softmax(runner.run(pieces)[0].cpu(), dim=-1))
     return runner.weight_bytes, torch.cat(logs), streams.t()[1:].reshape(-1)

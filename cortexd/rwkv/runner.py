@@ -30,7 +30,7 @@ class Runner:
     """Opens the checkpoint at `path` with room for `slots` sequences; raises LoadFailed with one sentence.
 
     Computes in `native` kernels, those of this machine if it is None; where they are absent, in PyTorch. `threads` is what a call
-    computes with, None where that is PyTorch's affair.
+    computes with, None where that is PyTorch's affair; `sample` draws on the device where there is one that can.
     """
 
     def __init__(
@@ -57,15 +57,18 @@ class Runner:
         self.shape, self.weight_bytes, self.strategy = weights.shape, weights.bytes, str(weights.strategy)
         if isinstance(weights, Placed):
             self.arithmetic = f"torch {torch.__version__} on {', '.join(sorted(_processors(weights.devices)))}"
+        self.sample = weights.sample if isinstance(weights, Placed) else None
         self.pool = _pool(weights, slots)
         self.model: NativeRwkv7 | Rwkv7 | FusedRwkv7 | None = None
         self._begin(weights)
 
     def run(self, pieces: Sequence[Piece]) -> tuple[Tensor, list[int]]:
-        """One step: logits `[rows, V]` in fp32, and for each row the index of the piece it follows."""
+        """One step: logits `[rows, V]` in fp32 until the next one, and for each row the index of the piece it follows.
+
+        They are on the device that computed them.
+        """
         assert self.model is not None, "a parked model computes nothing"
-        logits, rows = self.model.step(pieces, self.pool)
-        return logits.cpu(), rows
+        return self.model.step(pieces, self.pool)
 
     @property
     def exact_cuts(self) -> bool:
@@ -103,6 +106,12 @@ class Runner:
         return weights
 
     def _begin(self, weights: Weights | Placed) -> None:
+        try:
+            self._take_up(weights)
+        except torch.OutOfMemoryError as error:
+            raise LoadFailed(_without_memory(f"{self._path.name}, {self.strategy}", error)) from error
+
+    def _take_up(self, weights: Weights | Placed) -> None:
         if isinstance(weights, Placed):
             self.model = FusedRwkv7(weights.stations, self.shape.layers)
             self.notices += weights.notices
@@ -141,8 +150,16 @@ def _pool(weights: Weights | Placed, slots: int) -> StatePool:
             return StatePool(weights.shape, slots, placement)
         except torch.OutOfMemoryError as error:
             if slots == 1:
-                raise LoadFailed(f"The GPU has no memory for the state of a single answer: {error}") from error
+                raise LoadFailed(_without_memory("the state of a single answer", error)) from error
             slots //= 2
+
+
+def _without_memory(what: str, error: torch.OutOfMemoryError) -> str:
+    said = str(error).partition(". ")[0]
+    return (
+        f"The GPU has no memory for {what} ({said}): end what else computes there, or use a strategy that needs less of it, such "
+        "as 'cuda int8' or 'cuda fp16 *10+'."
+    )
 
 
 def check_heads(shape: ModelShape, name: str) -> None:

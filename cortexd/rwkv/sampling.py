@@ -28,14 +28,17 @@ class SavedSampler(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SamplerState:
-    """What drawing for one sequence depends on, besides the logits. `uncounted` tokens are exempt from RWKV's frequency penalty."""
+    """What drawing for one sequence depends on, besides the logits. `uncounted` tokens are exempt from RWKV's frequency penalty.
+
+    Where it is `penalised`, what has been drawn counts.
+    """
 
     def __init__(self, sampling: Sampling, uncounted: frozenset[int] = frozenset()) -> None:
         self.sampling = sampling
         self.occurrences: dict[int, float] = {}
         self.step = 0
         self._uncounted = uncounted if sampling.order == "rwkv" else frozenset[int]()
-        self._penalised = bool(sampling.presence_penalty or sampling.frequency_penalty)
+        self.penalised = bool(sampling.presence_penalty or sampling.frequency_penalty)
 
     @classmethod
     def restored(cls, saved: SavedSampler, uncounted: frozenset[int] = frozenset()) -> "SamplerState":
@@ -73,7 +76,7 @@ class SamplerState:
     def advance(self, token: int) -> None:
         """Takes note of the token that was drawn."""
         self.step += 1
-        if not self._penalised:
+        if not self.penalised:
             return
         if (decay := self.sampling.penalty_decay) != 1.0:
             self.occurrences = {id: count * decay for id, count in self.occurrences.items()}

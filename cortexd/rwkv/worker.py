@@ -13,6 +13,7 @@ import torch
 
 from cortexd import wire
 from cortexd.errors import CortexdError
+from cortexd.rwkv.device_drawing import DeviceDrawing
 from cortexd.rwkv.drawing import Drawing
 from cortexd.rwkv.intake import Intake
 from cortexd.rwkv.prefix_cache import PrefixCache
@@ -90,7 +91,9 @@ class Worker:
         shape = self.runner.shape
         self._tokenizer = tokenizer = tokenizer_for(shape.vocabulary)
         template = template_for(load.template, Path(load.path).stem)
-        self._drawing = Drawing(tokenizer.banned, self.runner.threads)
+        sample, slots = self.runner.sample, self.runner.pool.slots
+        device = None if sample is None else DeviceDrawing(sample, slots, tokenizer.banned, tokenizer.uncounted)
+        self._drawing = Drawing(tokenizer.banned, self.runner.threads, device)
         self._intake = Intake(shape, tokenizer, template, load.context)
         self._kept = PrefixCache(self._state_files(load.states) if load.states else None)
         self._sessions = self._open_sessions(load) if load.sessions else None
@@ -195,6 +198,7 @@ class Worker:
                 self._scheduler.check_idle()
                 self._kept.release()
                 self.runner.park()
+                self._drawing.release()
                 self._intake.states.clear()
                 self._send(wire.Parked())
             case wire.Resume():
@@ -228,7 +232,8 @@ class Worker:
             if recalled is not None:
                 self._recollections.keep()
             drawing = [chosen[row] for row in rows]
-            tokens = self._drawing.draw(logits, [sequence.sampler for sequence in drawing])
+            samplers, slots = [sequence.sampler for sequence in drawing], [pieces[row].slot for row in rows]
+            tokens = self._drawing.draw(logits, samplers, slots)
             for sequence, token in zip(drawing, tokens, strict=True):
                 if (delta := self._accept(sequence, token)) is not None:
                     deltas.append(delta)

@@ -22,6 +22,8 @@ from typing import NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
+from cortexd_kernels.draws import Sample
+
 HEAD = 64  # channels of a head, in every published RWKV-7
 UNIT = 32  # weights of one product end at a multiple of so many rows, where those of another follow
 
@@ -222,4 +224,9 @@ class Operators(Protocol):
 
     def logits(self, x: Tensor, chosen: Tensor, norm: Norm, head: Packed, dtype: torch.dtype) -> Tensor:
         """LN(x[chosen]), rounded to `dtype`, times Wᵀ: chosen int32 `[B]`, head `[V, C]` → fp32 `[B, V]`."""
+        ...
+
+    @property
+    def sample(self) -> Sample | None:
+        """Draws where the logits are, so that ids alone leave the device; None where the host is to draw."""
         ...

@@ -31,6 +31,8 @@ _ACTIVATIONS = {
 class PlainOperators:
     """Computes in the dtypes it is given: all in float64, it judges."""
 
+    sample = None  # logits are drawn from on the host
+
     def shift_mix(self, x: Tensor, rows: Rows, state: Tensor, weights: Mix, dtype: torch.dtype) -> Tensor:
         h = reference.layer_norm(x, *weights.norm)
         held = (rows.slots >= 0).unsqueeze(1)

@@ -56,7 +56,7 @@ class Host:
     def __init__(self, host: EngineHost) -> None:
         self.cores, self.prefill_budget, self.cache = host.cores, host.prefill_budget, None
         self.states, self.sessions = host.states, host.sessions
-        self.tempo, self.queue_limit = host.tempo, host.queue_limit
+        self.tempo, self.queue_limit, self.gpus = host.tempo, host.queue_limit, host.gpus
         self.fork_server = cast("ForkServer", Metronomes())
 
 

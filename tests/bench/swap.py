@@ -4,8 +4,10 @@ import os
 import statistics
 import tempfile
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 
 import httpx
 
@@ -30,6 +32,7 @@ class Host:
 
     prefill_budget = 256
     queue_limit = 1024
+    gpus: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, fork_server: ForkServer, cache: Path) -> None:
         self.cores = Cores(len(os.sched_getaffinity(0)))

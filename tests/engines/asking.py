@@ -1,8 +1,9 @@
 """What the tests of our own engine ask of it."""
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.engines.cores import Cores
@@ -23,6 +24,7 @@ class Host:
 
     prefill_budget = 256
     queue_limit = 1024
+    gpus: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, fork_server: ForkServer, cache: Path | None = None) -> None:
         self.cores = Cores(1)

@@ -299,3 +299,16 @@ async def test_strategies_and_templates_that_do_not_exist_fail_the_load(fork_ser
         with pytest.raises(LoadFailed, match=next(iter(change.values()))):
             await engine.start(lambda progress: None)
         await engine.stop(1.0)
+
+
+async def test_auto_is_sent_to_the_gpu_it_was_foretold_for_and_says_so_where_that_is_none(
+    fork_server: ForkServer, checkpoint: Path
+):
+    host = Host(fork_server)
+    host.gpus = {"cuda:0": 80 * 10**9}
+    spec = spec_of(checkpoint, parameters=1, vocabulary=300, width=128, layers=2, stored="F32", state_bytes=1)
+    engine = RwkvEngine(spec, host)
+    facts = await engine.start(lambda progress: None)
+    await engine.stop(5.0)
+    assert facts.notices == [f"{checkpoint.name} is computed on the CPU: PyTorch finds no GPU"]
+    assert RwkvEngine.footprint(spec, host).keys() == {"cpu", "cuda:0"}

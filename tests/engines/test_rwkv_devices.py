@@ -4,10 +4,11 @@ import pytest
 
 from cortexd.catalogue.spec import ModelSpec
 from cortexd.engines import rwkv_devices
-from cortexd.engines.rwkv_devices import footprints, problem_of
+from cortexd.engines.rwkv_devices import footprints, problem_of, settled
 from cortexd.engines.rwkv_footprint import footprint
 
 GB = 10**9
+NONE: dict[str, int] = {}  # of the GPUs anything is known
 
 
 @pytest.fixture(autouse=True)
@@ -34,40 +35,59 @@ def goose(**changes: object) -> ModelSpec:
 
 
 def test_on_a_gpu_lie_the_weights_and_the_states_and_on_the_host_next_to_nothing():
-    needed = footprints(goose(strategy="cuda:0 bf16"), 512)
+    needed = footprints(goose(strategy="cuda:0 bf16"), NONE, 512)
     assert needed.keys() == {"cpu", "cuda:0"}
     assert 2 * 1.527 * GB + 32 * 12_976_128 < needed["cuda:0"] < 5 * GB
     assert needed["cpu"] < GB / 2
 
 
 def test_parts_hold_what_they_compute():
-    needed = footprints(goose(strategy="cuda:0 bf16 *12 -> cuda:1 bf16"), 512)
-    whole = footprints(goose(strategy="cuda:0 bf16"), 512)["cuda:0"]
+    needed = footprints(goose(strategy="cuda:0 bf16 *12 -> cuda:1 bf16"), NONE, 512)
+    whole = footprints(goose(strategy="cuda:0 bf16"), NONE, 512)["cuda:0"]
     assert max(needed["cuda:0"], needed["cuda:1"]) < whole
     assert needed["cuda:0"] + needed["cuda:1"] > whole
     assert abs(needed["cuda:0"] - needed["cuda:1"]) < 0.2 * whole
 
 
 def test_what_is_streamed_lies_on_the_host():
-    resident, streamed = footprints(goose(strategy="cuda fp16"), 512), footprints(goose(strategy="cuda fp16 *4+"), 512)
+    resident, streamed = (
+        footprints(goose(strategy="cuda fp16"), NONE, 512),
+        footprints(goose(strategy="cuda fp16 *4+"), NONE, 512),
+    )
     assert streamed["cuda:0"] < 0.6 * resident["cuda:0"]
     assert streamed["cpu"] - resident["cpu"] > 2 * GB
 
 
 def test_without_a_gpu_the_host_holds_all_of_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rwkv_devices, "has_gpu", lambda: False)
-    needed = footprints(goose(strategy="cuda fp16 *20 -> cpu fp32"), 512)
+    needed = footprints(goose(strategy="cuda fp16 *20 -> cpu fp32"), NONE, 512)
     assert needed == {"cpu": footprint(goose(strategy="auto"), 512)}
 
 
+@pytest.mark.parametrize(("stored", "dtype"), [("BF16", "bf16"), ("F16", "fp16"), ("F32", "fp32")])
+def test_auto_is_the_first_gpu_that_holds_the_whole_model_as_it_is_stored(stored: str, dtype: str):
+    gpus = {"cuda:0": 2 * GB, "cuda:1": 24 * GB, "cuda:2": 80 * GB}
+    assert settled(goose(stored=stored), gpus, 512).strategy == f"cuda:1 {dtype}"
+
+
+@pytest.mark.parametrize("gpus", [{}, {"cuda:0": 2 * GB}])
+def test_auto_is_the_cpu_where_no_gpu_holds_the_model(gpus: dict[str, int]):
+    assert settled(goose(), gpus, 512).strategy == "auto"
+
+
+@pytest.mark.parametrize("spec", [goose(strategy="cpu int8"), goose(strategy="cuda:3 fp16"), goose(parameters=0)])
+def test_what_is_said_or_unknown_stays_as_it_is(spec: ModelSpec):
+    assert settled(spec, {"cuda:0": 80 * GB}, 512) == spec
+
+
 def test_the_host_alone_is_foretold_as_ever():
-    assert footprints(goose(strategy="cpu int8"), 512, 1000) == {
+    assert footprints(goose(strategy="cpu int8"), NONE, 512, 1000) == {
         "cpu": footprint(goose(strategy="cpu int8"), 512, 1000)
     }
 
 
 def test_of_what_cannot_be_read_nothing_is_foretold():
-    assert footprints(goose(parameters=0, strategy="cuda fp16"), 512) == {"cpu": 0}
+    assert footprints(goose(parameters=0, strategy="cuda fp16"), NONE, 512) == {"cpu": 0}
 
 
 @pytest.mark.parametrize("strategy", ["auto", "cpu int8", "cuda fp16", "cuda:1 bf16 *3 -> cpu fp32", "cuda int8 *10+"])

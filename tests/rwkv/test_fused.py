@@ -4,68 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from cortexd.errors import LoadFailed
 from cortexd.rwkv.batch import Piece
-from cortexd.rwkv.checkpoint import Checkpoint, no_report
-from cortexd.rwkv.fused import FusedRwkv7, Station
-from cortexd.rwkv.prepare import prepare
+from cortexd.rwkv.checkpoint import no_report
 from cortexd.rwkv.runner import Runner
-from cortexd.rwkv.state import StatePool
 from cortexd.rwkv.weights_cache import WeightsCache
-from cortexd.strategies import parse, plan
-from cortexd_kernels.plain import PlainOperators
-from tests.checkpoint_files import tiny_state_dict, write_pth
+from tests.rwkv.fused_model import TOLERANCE, VOCABULARY, Model, compare_state, tokens, write_tiny
 from tests.rwkv.oracle import Oracle
-
-TOLERANCE = 1e-4
-VOCABULARY = 300
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.pth"
-    write_pth(path, tiny_state_dict(torch.seed() % 2**31, vocabulary=VOCABULARY))
-    return path
-
-
-class Model:
-    """With room for eight sequences."""
-
-    def __init__(self, path: Path, dtype: torch.dtype = torch.float32, strategy: str = "") -> None:
-        checkpoint = Checkpoint(str(path), no_report)
-        self.shape = checkpoint.shape
-        self.pool = StatePool(self.shape, 8)
-        weights, layers = dict(prepare(checkpoint, dtype)), self.shape.layers
-        stations = [Station.whole(weights, PlainOperators(), CPU, layers)]
-        if strategy:
-            stretches = plan(parse(strategy), layers)
-            stations = [Station(weights, PlainOperators(), CPU, it.first, it.end, it.resident) for it in stretches]
-        self._model = FusedRwkv7(stations, layers)
-
-    def run(self, *pieces: Piece) -> Tensor:
-        return self._model.step(pieces, self.pool)[0]
-
-    def feed(self, slot: int, ids: list[int], cut: int) -> Tensor:
-        """Logits after the last token, fed in pieces of at most `cut`."""
-        for start in range(0, len(ids), cut):
-            logits = self.run(Piece(slot, ids[start : start + cut]))
-        return logits[0]
-
-
-def tokens(count: int) -> list[int]:
-    return torch.randint(VOCABULARY, (count,)).tolist()
-
-
-def compare_state(model: Model, slot: int, expected: list[Tensor]) -> None:
-    pool = model.pool
-    for layer in range(model.shape.layers):
-        for mine, theirs in zip(
-            (pool.att_shift, pool.wkv, pool.ffn_shift), expected[3 * layer : 3 * layer + 3], strict=True
-        ):
-            assert (mine[layer, slot] - theirs).abs().max() <= TOLERANCE
+    return write_tiny(tmp_path)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 33, 64])

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cortexd_kernels.fused import channel, low_rank, mixing, products, wkv
+from cortexd_kernels.fused import channel, low_rank, mixing, products, sampling, wkv
 from cortexd_kernels.fused.products import multiply
 from cortexd_kernels.operators import Norm, Packed
 
@@ -17,6 +17,7 @@ class FusedOperators:
     channel_mix = staticmethod(channel.channel_mix)
     product_add = staticmethod(products.product_add)
     products = staticmethod(products.products)
+    sample = staticmethod(sampling.sample)
 
     def logits(self, x: Tensor, chosen: Tensor, norm: Norm, head: Packed, dtype: torch.dtype) -> Tensor:
         """`Operators.logits`: moves the head's matrix once where B ≤ 8."""

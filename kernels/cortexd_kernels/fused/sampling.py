@@ -9,9 +9,6 @@ two floats, taken as integers of the same order, until they are neighbours: at m
     _draw      finds the edge among what remains, mostly a few hundred, and draws      a program a row
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
@@ -30,31 +27,6 @@ _TEMPERATURE, _TOP_P, _TOP_K, _MIN_P, _PRESENCE, _FREQUENCY, _DECAY, _RWKV, _UNI
 )
 
 
-class Draw(NamedTuple):
-    """How one row is drawn; what is added to its logits is kept on the device, in row `slot` of tables.
-
-    `uniform` in (0, 1) decides. A row whose `slot` is -1 is masked.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0  # 0: no limit
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    penalty_decay: float = 1.0
-    # top_p, top_k and min_p at temperature 1, then temperature; else temperature, top_k, top_p, min_p
-    rwkv_order: bool = False
-    uniform: float = 0.5
-    slot: int = 0
-    biased: bool = False
-
-
-def packed(draws: Sequence[Draw], device: torch.device | str) -> Tensor:
-    """What `sample` takes, in one copy to the device: fp64 `[B, 11]`, which holds every field exactly."""
-    return torch.tensor(draws, dtype=torch.float64).to(device, non_blocking=True)
-
-
 def sample(
     logits: Tensor,
     draws: Tensor,
@@ -63,12 +35,7 @@ def sample(
     banned: Tensor | None = None,
     uncounted: Tensor | None = None,
 ) -> Tensor:
-    """One token for each row of `logits` `[B, V]` fp32 or fp16, as `draws` (`packed`) says: int32 `[B]`.
-
-    -1 where a row is masked, or holds no finite logit that is allowed. counts fp32 `[slots, V]`: how often each token has occurred,
-    decayed, or -1 where it has not; changed in place for rows with penalties. bias fp32 `[slots, V]` is added where `biased`.
-    banned, uncounted bool `[V]`: tokens never drawn, and tokens whose occurrence counts 0 in RWKV's order.
-    """
+    """`Sample`: logits `[B, V]` → int32 `[B]`. Moves the logits three times, and what of the tables is asked for once or twice."""
     batch, vocabulary = logits.shape
     blocks = triton.cdiv(vocabulary, _BLOCK.value)
     groups = blocks * _BLOCK.value // _GROUP.value

@@ -11,7 +11,8 @@ from torch import Tensor
 from cortexd.rwkv.sampling import SamplerState
 from cortexd.rwkv.sampling import sample as defined
 from cortexd.wire import Sampling
-from cortexd_kernels.fused.sampling import Draw, packed, sample
+from cortexd_kernels.draws import Draw, packed
+from cortexd_kernels.fused.sampling import sample
 from tests.kernels.drawing import LOGITS, SETTINGS
 from tests.kernels.fused.compiling import compiled
 
