@@ -1,9 +1,10 @@
 """Strategies: where a model's layers are computed and in which numbers, in ChatRWKV's notation.
 
-    strategy = segment ( " -> " segment )*        segment = device " " dtype [ " *" layers [ "+" ] ]
+    strategy = segment ( " -> " segment )*        segment = device " " dtype [ " *" layers [ "+" ] ] [ " states fp16" ]
 
 `cuda:0 fp16 *20 -> cpu bf16` puts twenty layers on the first GPU and the rest on the CPU; `cuda fp16 *10+` keeps ten on the GPU and
-streams the others through it. The head counts as a layer, the last one.
+streams the others through it. The head counts as a layer, the last one. The last word is ours: recurrent states are in fp32, and
+half as large with `states fp16`.
 """
 
 import re
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 DTYPES = ("fp32", "bf16", "fp16", "int8")  # int4 is computed by the CPU alone
 # ChatRWKV names what is not quantised beside it; here low-rank matrices are in bf16.
 _OFFICIAL = {f"{beside}i8": "int8" for beside in ("fp16", "bf16", "fp32")}
-_SEGMENT = re.compile(r"(cpu|cuda(?::\d+)?) (\w+)(?: \*(\d+)(\+?))?")
+_SEGMENT = re.compile(r"(cpu|cuda(?::\d+)?) (\w+)(?: \*(\d+)(\+?))?(?: states (fp32|fp16))?")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Segment:
     dtype: str
     layers: int | None = None
     streamed: bool = False
+    states: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Stretch:
     first: int
     end: int
     resident: int
+    states: str = "fp32"
 
 
 def is_placed(text: str) -> bool:
@@ -50,18 +53,21 @@ def parse(text: str) -> tuple[Segment, ...]:
             raise ValueError(
                 f"{part!r} is no part of a strategy: write a device and a number format, such as 'cuda fp16' or 'cuda:0 fp16 *20'."
             )
-        device, written, layers, streamed = match.groups()
+        device, written, layers, streamed, states = match.groups()
         dtype = _OFFICIAL.get(written, written)
         if dtype not in DTYPES:
             raise ValueError(
                 f"{written!r} is no number format of a strategy: use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}."
             )
         device = "cuda:0" if device == "cuda" else device
-        segments.append(Segment(device, dtype, None if layers is None else int(layers), bool(streamed)))
+        count = None if layers is None else int(layers)
+        segments.append(Segment(device, dtype, count, bool(streamed), states or "fp32"))
     if sum(segment.streamed for segment in segments) > 1:
         raise ValueError("'+' can be written only once: one part of a strategy streams its layers.")
     if any(segment.streamed and segment.device == "cpu" for segment in segments):
         raise ValueError("'+' has no meaning after 'cpu': layers are streamed from the host to a GPU.")
+    if any(segment.states != "fp32" and segment.device == "cpu" for segment in segments):
+        raise ValueError("'states fp16' has no meaning after 'cpu': there states are in fp32.")
     return tuple(segments)
 
 
@@ -73,7 +79,7 @@ def plan(segments: tuple[Segment, ...], layers: int) -> tuple[Stretch, ...]:
     for segment, count in zip(segments, counts, strict=True):
         resident = min(count, segment.layers or 0) if segment.streamed else count
         if count:
-            stretches.append(Stretch(segment.device, segment.dtype, first, first + count, first + resident))
+            stretches.append(Stretch(segment.device, segment.dtype, first, first + count, first + resident, segment.states))
         first += count
     return tuple(stretches)
 
@@ -88,6 +94,7 @@ def described(stretches: tuple[Stretch, ...]) -> str:
         parts = [span] if span else []
         parts += ["the head"] if stretch.end > last else []
         text = f"{' and '.join(parts)} on {stretch.device} in {stretch.dtype}"
+        text += f" with states in {stretch.states}" if stretch.states != "fp32" else ""
         streamed = stretch.end - stretch.resident
         texts.append(f"{text} ({streamed} of them streamed)" if streamed else text)
     return "layers " + ", ".join(texts)

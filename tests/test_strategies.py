@@ -40,9 +40,16 @@ def test_a_device_without_a_number_is_the_first():
     assert parse("cuda int8 *3 -> cuda:1 bf16") == (Segment("cuda:0", "int8", 3), Segment("cuda:1", "bf16"))
 
 
+def test_states_may_be_kept_in_half_the_bytes_on_a_gpu():
+    first, last = plan(parse("cuda fp16 *3 states fp16 -> cuda:1 bf16"), 4)
+    assert (first.states, last.states) == ("fp16", "fp32")
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ("cuda fp16 states bf16", "'cuda fp16 states bf16' is no part of a strategy"),
+        ("cuda fp16 -> cpu fp32 states fp16", "'states fp16' has no meaning after 'cpu'"),
         ("", "'' is no part of a strategy"),
         ("cuda  fp16", "'cuda  fp16' is no part of a strategy"),
         ("tpu fp16", "'tpu fp16' is no part of a strategy"),
@@ -67,6 +74,7 @@ def test_what_is_no_strategy_is_told_in_one_sentence(text: str, told: str):
         ("cuda fp16", "layers 0–23 and the head on cuda:0 in fp16"),
         ("cuda fp16 *1 -> cpu bf16", "layers 0 on cuda:0 in fp16, 1–23 and the head on cpu in bf16"),
         ("cuda fp16 -> cpu bf16 *1", "layers 0–23 on cuda:0 in fp16, the head on cpu in bf16"),
+        ("cuda fp16 states fp16", "layers 0–23 and the head on cuda:0 in fp16 with states in fp16"),
         ("cuda fp16 *20+", "layers 0–23 and the head on cuda:0 in fp16 (5 of them streamed)"),
     ],
 )

@@ -89,6 +89,7 @@ def _of(stretch: Stretch, spec: ModelSpec, prefill_budget: int) -> dict[str, int
     resident = int(sum(sizes[: stretch.resident - stretch.first]))
     streamed = int(sum(sizes)) - resident
     states = spec.max_concurrency * spec.state_bytes * (min(stretch.end, spec.layers) - stretch.first) // spec.layers
+    states //= 2 if stretch.states == "fp16" else 1  # but for the shifts, next to nothing
     rows = prefill_budget + spec.max_concurrency
     head = _DRAWN * spec.vocabulary * spec.max_concurrency if stretch.end > spec.layers else 0
     step = 4 * (STREAMS * spec.width * rows + head)

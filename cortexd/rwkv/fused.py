@@ -59,7 +59,7 @@ class _Layer:
 class Station:
     """Where layers `first` to `end` are computed; the head is layer L. `weights` are what `prepare` gives in the dtype of these.
 
-    Those from `resident` on are kept on the host, and brought to the device for each step.
+    Those from `resident` on are kept on the host, and brought to the device for each step. `states` is what recurrent ones are in.
     """
 
     weights: Weights
@@ -68,6 +68,7 @@ class Station:
     first: int
     end: int
     resident: int
+    states: torch.dtype = torch.float32
 
     @classmethod
     def whole(cls, weights: Weights, operators: Operators, device: torch.device, layers: int) -> Self:

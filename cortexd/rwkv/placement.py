@@ -11,11 +11,13 @@ from cortexd.errors import LoadFailed
 from cortexd.rwkv.checkpoint import ReportBytes
 from cortexd.rwkv.fused import Station
 from cortexd.rwkv.kept_weights import KeptWeights
+from cortexd.rwkv.state import Home
 from cortexd.rwkv.weights import Weights, open_weights
 from cortexd.rwkv.weights_cache import WeightsCache
 from cortexd.strategies import Stretch, described, parse, plan
 from cortexd_kernels.dispatch import operators_for
 from cortexd_kernels.draws import Sample
+from cortexd_kernels.native.layout import FORMATS
 
 _HOST = "cpu"
 
@@ -38,12 +40,13 @@ class Placed:
         return self.stations[-1].operators.sample
 
     @property
-    def devices(self) -> list[torch.device]:
-        """Of each layer."""
-        devices: list[torch.device] = []
+    def homes(self) -> list[Home]:
+        """Of the states of each layer."""
+        homes: list[Home] = []
         for station in self.stations:
-            devices += [station.device] * (min(station.end, self.shape.layers) - station.first)
-        return devices
+            home = Home(station.device, station.states)
+            homes += [home] * (min(station.end, self.shape.layers) - station.first)
+        return homes
 
 
 def gpu_problem(strategy: str) -> str:
@@ -85,7 +88,8 @@ def _station(stretch: Stretch, weights: Weights, notices: list[str]) -> Station:
     operators, problem = operators_for(device, weights.tensors["blocks.0.att.w2"].dtype)
     if problem and problem not in notices:
         notices.append(problem)
-    return Station(weights.tensors, operators, device, stretch.first, stretch.end, stretch.resident)
+    states = FORMATS[stretch.states]
+    return Station(weights.tensors, operators, device, stretch.first, stretch.end, stretch.resident, states)
 
 
 def _bytes(stretches: Sequence[Stretch], opened: dict[str, Weights]) -> int:

@@ -16,7 +16,7 @@ from cortexd.rwkv.fused import FusedRwkv7
 from cortexd.rwkv.native import NativeRwkv7
 from cortexd.rwkv.placement import Placed, gpu_problem, place
 from cortexd.rwkv.rows import least_rows
-from cortexd.rwkv.state import StatePool
+from cortexd.rwkv.state import Home, StatePool
 from cortexd.rwkv.v7 import Rwkv7
 from cortexd.rwkv.weights import Weights, open_weights, weights_identity
 from cortexd.rwkv.weights_cache import WeightsCache
@@ -56,7 +56,7 @@ class Runner:
         weights = self._open(report)
         self.shape, self.weight_bytes, self.strategy = weights.shape, weights.bytes, str(weights.strategy)
         if isinstance(weights, Placed):
-            self.arithmetic = f"torch {torch.__version__} on {', '.join(sorted(_processors(weights.devices)))}"
+            self.arithmetic = f"torch {torch.__version__} on {', '.join(sorted(_processors(weights.homes)))}"
         self.sample = weights.sample if isinstance(weights, Placed) else None
         self.pool = _pool(weights, slots)
         self.model: NativeRwkv7 | Rwkv7 | FusedRwkv7 | None = None
@@ -138,13 +138,13 @@ class Runner:
             )
 
 
-def _processors(devices: Iterable[torch.device]) -> set[str]:
-    return {torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu" for device in devices}
+def _processors(homes: Iterable[Home]) -> set[str]:
+    return {torch.cuda.get_device_name(home.device) if home.device.type == "cuda" else "cpu" for home in homes}
 
 
 def _pool(weights: Weights | Placed, slots: int) -> StatePool:
     """With room for as many sequences as the devices have; raises LoadFailed where they have none for a single one."""
-    placement = weights.devices if isinstance(weights, Placed) else None
+    placement = weights.homes if isinstance(weights, Placed) else None
     while True:
         try:
             return StatePool(weights.shape, slots, placement)

@@ -36,6 +36,13 @@ class SavedState:
         return b"".join(self.parts())
 
 
+class Home(NamedTuple):
+    """Where the states of a layer lie, and what their wkv is kept in."""
+
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+
+
 class _Part(NamedTuple):
     """The states of all sequences for layers `first` to `end`, on one device: att_shift, ffn_shift `[n, slots, C]` and wkv
     `[n, slots, H, N, N]`.
@@ -47,16 +54,16 @@ class _Part(NamedTuple):
 
 
 class StatePool:
-    """The states of all sequences of a model, fp32: a batch is a vector of slot numbers.
+    """The states of all sequences of a model: a batch is a vector of slot numbers.
 
-    att_shift, ffn_shift `[L, slots, C]` are the previous token's layer-norm outputs; wkv `[L, slots, H, N, N]`. With a `placement`
-    each layer's lie on its device, and are had by `layer`. free + held = slots.
+    att_shift, ffn_shift `[L, slots, C]` are the previous token's layer-norm outputs; wkv `[L, slots, H, N, N]`; all in fp32, on the
+    host. With a `placement` each layer's are as their home says, and are had by `layer`. free + held = slots.
     """
 
-    def __init__(self, shape: ModelShape, slots: int, placement: Sequence[torch.device] | None = None) -> None:
+    def __init__(self, shape: ModelShape, slots: int, placement: Sequence[Home] | None = None) -> None:
         self.slots = slots
         self._shape = shape
-        self._placement = [torch.device("cpu")] * shape.layers if placement is None else placement
+        self._placement = [Home()] * shape.layers if placement is None else placement
         self._allocate(slots)
         self._free = list(range(slots - 1, -1, -1))
         self._held: set[int] = set()
@@ -122,11 +129,11 @@ class StatePool:
         # Not zeroed: `take` does that, and a slot that nobody takes costs no memory.
         shape, n = self._shape, self._shape.head_size
         self._parts: list[_Part] = []
-        for device, layers in groupby(range(shape.layers), lambda layer: self._placement[layer]):
+        for home, layers in groupby(range(shape.layers), lambda layer: self._placement[layer]):
             first, *others = layers
             count = 1 + len(others)
-            att_shift, ffn_shift = (torch.empty(count, slots, shape.width, device=device) for _ in range(2))
-            wkv = torch.empty(count, slots, shape.heads, n, n, device=device)
+            att_shift, ffn_shift = (torch.empty(count, slots, shape.width, device=home.device) for _ in range(2))
+            wkv = torch.empty(count, slots, shape.heads, n, n, device=home.device, dtype=home.dtype)
             self._parts.append(_Part(first, first + count, (att_shift, ffn_shift, wkv)))
 
     def blank(self) -> SavedState:

@@ -21,7 +21,7 @@ from torch import Tensor
 from cortexd.checkpoints.shape import ModelShape
 from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.fused import FusedRwkv7, Station
-from cortexd.rwkv.state import StatePool
+from cortexd.rwkv.state import Home, StatePool
 from cortexd_kernels.dispatch import operators_for
 from cortexd_kernels.operators import Operators
 
@@ -86,7 +86,7 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.device = torch.device(args.device)
-        self.dtype = DTYPES[args.dtype]
+        self.dtype, self.states = DTYPES[args.dtype], DTYPES[args.states]
         if self.device.type == "cuda" and not torch.cuda.is_available():
             sys.exit("PyTorch finds no GPU here: `--device cpu --size tiny` tries this script out.")
         operators, problem = operators_for(self.device, self.dtype)
@@ -102,13 +102,16 @@ class Bench:
         )  # fmt: skip
         self.model = FusedRwkv7([Station.whole(self.weights, operators, self.device, layers)], layers)
 
+    def pool(self, slots: int) -> StatePool:
+        return StatePool(self.shape, slots, [Home(self.device, self.states)] * self.shape.layers)
+
     def decode(self, batch: int) -> Callable[[], object]:
-        pool = StatePool(self.shape, batch, [self.device] * self.shape.layers)
+        pool = self.pool(batch)
         slots = [pool.take() for _ in range(batch)]
         return lambda: self.model.step([Piece(slot, [7 * slot + 5]) for slot in slots], pool)
 
     def prefill(self, count: int) -> Callable[[], object]:
-        pool = StatePool(self.shape, 1, [self.device] * self.shape.layers)
+        pool = self.pool(1)
         slot, ids = pool.take(), torch.randint(self.shape.vocabulary, (count,)).tolist()
         return lambda: self.model.step([Piece(slot, ids)], pool)
 
@@ -119,7 +122,8 @@ class Bench:
             for name, tensor in self.weights.items()
             if name != "emb.weight"
         )
-        return (read + 8 * batch * self.shape.layers * self.shape.width * (64 + 2)) / bandwidth
+        states = 2 * batch * self.shape.layers * self.shape.width * (64 * self.states.itemsize + 2 * 4)
+        return (read + states) / bandwidth
 
     def seconds(self, call: Callable[[], object], rounds: int) -> float:
         """The median of some, after as many as it takes to record a step."""
@@ -148,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="1.5B")
     parser.add_argument("--dtype", choices=DTYPES, default="fp16")
+    parser.add_argument("--states", choices=("fp32", "fp16"), default="fp32")
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--prompt", type=int, nargs="*", default=[128, 1024])
     parser.add_argument("--vocabulary", type=int, default=65536)

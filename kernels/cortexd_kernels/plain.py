@@ -64,7 +64,8 @@ class PlainOperators:
         return Streams(r, w, k, v, kappa, a, F.linear(inner.g_rank, weights.g))
 
     def wkv(self, streams: Streams, rows: Rows, state: Tensor, readout: Readout) -> Tensor:
-        wide = [stream.to(state.dtype) for stream in streams]
+        computed = torch.promote_types(state.dtype, torch.float32)
+        wide = [stream.to(computed) for stream in streams]
         r, w, k, v, kappa, a = (stream.unflatten(1, (-1, HEAD)) for stream in wide[:6])
         y = torch.zeros_like(r)
         starts, slots = rows.starts.tolist(), rows.slots.tolist()
@@ -73,12 +74,13 @@ class PlainOperators:
         if len(ones):
             row, slot = ones.T
             r_, w_, k_, v_, kappa_, a_ = (stream[row] for stream in (r, w, k, v, kappa, a))
-            y[row], state[slot] = reference.wkv7_step(r_, w_, k_, v_, kappa_, a_, state[slot])
+            y[row], new = reference.wkv7_step(r_, w_, k_, v_, kappa_, a_, state[slot].to(computed))
+            state[slot] = kept(new, state.dtype)
         for start, end, slot in (piece for piece in pieces if piece[1] - piece[0] > 1):
             r_, w_, k_, v_, kappa_, a_ = (stream[start:end].unsqueeze(0) for stream in (r, w, k, v, kappa, a))
             form = reference.wkv7_recurrent if end - start < _CHUNKED else reference.wkv7_chunked
-            result, new = form(r_, w_, k_, v_, kappa_, a_, state[slot].unsqueeze(0))
-            y[start:end], state[slot] = result[0], new[0]
+            result, new = form(r_, w_, k_, v_, kappa_, a_, state[slot].unsqueeze(0).to(computed))
+            y[start:end], state[slot] = result[0], kept(new[0], state.dtype)
         bonus = (r * k * readout.r_k.view(-1, HEAD)).sum(-1, keepdim=True) * v
         y = reference.head_norm(y.flatten(1), *readout.norm, heads=state.shape[1]) + bonus.flatten(1)
         masked = (rows.slots < 0)[rows.piece_of]
@@ -96,6 +98,12 @@ class PlainOperators:
     def logits(self, x: Tensor, chosen: Tensor, norm: Norm, head: Packed, dtype: torch.dtype) -> Tensor:
         logits = _product(reference.layer_norm(x[chosen], *norm).to(dtype), head.weight, head.scales)
         return logits if dtype is torch.float64 else logits.float()
+
+
+def kept(state: Tensor, dtype: torch.dtype) -> Tensor:
+    """As it is stored: what is too large for `dtype` becomes its largest number, not infinity."""
+    most = torch.finfo(dtype).max
+    return state.clamp(-most, most).to(dtype)
 
 
 def _product(x: Tensor, weight: Tensor, scales: Tensor | None) -> Tensor:

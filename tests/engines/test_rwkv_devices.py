@@ -41,6 +41,11 @@ def test_on_a_gpu_lie_the_weights_and_the_states_and_on_the_host_next_to_nothing
     assert needed["cpu"] < GB / 2
 
 
+def test_states_in_fp16_take_half_the_place():
+    wide, half = (footprints(goose(strategy=f"cuda fp16{word}"), NONE, 512)["cuda:0"] for word in ("", " states fp16"))
+    assert wide - half == 16 * 12_976_128
+
+
 def test_parts_hold_what_they_compute():
     needed = footprints(goose(strategy="cuda:0 bf16 *12 -> cuda:1 bf16"), NONE, 512)
     whole = footprints(goose(strategy="cuda:0 bf16"), NONE, 512)["cuda:0"]
