@@ -79,7 +79,9 @@ def plan(segments: tuple[Segment, ...], layers: int) -> tuple[Stretch, ...]:
     for segment, count in zip(segments, counts, strict=True):
         resident = min(count, segment.layers or 0) if segment.streamed else count
         if count:
-            stretches.append(Stretch(segment.device, segment.dtype, first, first + count, first + resident, segment.states))
+            stretches.append(
+                Stretch(segment.device, segment.dtype, first, first + count, first + resident, segment.states)
+            )
         first += count
     return tuple(stretches)
 
