@@ -128,17 +128,20 @@ def never_fits(
             continue
         at, ceiling = memory[device], memory[device].ceiling
         kept = sum(h.frees.get(device, 0) for h in pinned)
-        asks = f"{wish.name} needs {size(needed)} on {device}"
         if needed > ceiling:
-            return Never(f"{asks}, and the budget there is {size(ceiling)}")
+            return Never(f"{_asks(wish, device)}, and the budget there is {size(ceiling)}")
         if needed > ceiling - kept:
             names = ", ".join(h.name for h in pinned)
-            return Never(f"{asks}; of the budget of {size(ceiling)}, {size(kept)} are held by what is pinned ({names})")
+            held = f"{size(kept)} are held by what is pinned ({names})"
+            return Never(f"{_asks(wish, device)}; of the budget of {size(ceiling)}, {held}")
         if others and at.foreign and needed > ceiling - kept - at.foreign:
-            return Never(
-                f"{asks}; of the budget of {size(ceiling)}, {size(at.foreign)} are used by other programs", True
-            )
+            used = f"{size(at.foreign)} are used by other programs"
+            return Never(f"{_asks(wish, device)}; of the budget of {size(ceiling)}, {used}", True)
     return None
+
+
+def _asks(wish: Wish, device: str) -> str:
+    return f"{wish.name} needs {size(wish.needed[device])} on {device}"
 
 
 def weighed(holdings: Iterable[Holding], chosen: frozenset[str] = frozenset()) -> list[Weighed]:

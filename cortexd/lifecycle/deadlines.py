@@ -26,9 +26,13 @@ class Due(Enum):
 
 def due(model: ManagedModel, policy: Policy, now: float) -> tuple[Due | None, float]:
     """What is due, and when this has to be asked again (infinite: after the next event)."""
-    at = _deadlines(model, policy)
-    ripe = [what for what, when in at.items() if when <= now]
-    return (ripe[0] if ripe else None), min((when for when in at.values() if when > now), default=math.inf)
+    ripe, again = None, math.inf
+    for what, when in _deadlines(model, policy).items():
+        if when > now:
+            again = min(again, when)
+        elif ripe is None:
+            ripe = what
+    return ripe, again
 
 
 def keep_alive(model: ManagedModel, policy: Policy) -> float:

@@ -49,6 +49,7 @@ class History:
         self._now = now
         self._known: dict[tuple[str, str, str, str], Moments] = {}
         self._recent: dict[tuple[str, str, str, str], deque[float]] = {}
+        self._medians: dict[tuple[str, str, str, str], float] = {}  # of what is recent
         self._uses: dict[str, Use] = {}
         self._rates: dict[str, tuple[float, float]] = {}  # when it was computed, and what
 
@@ -78,7 +79,9 @@ class History:
     def note(self, spec: ModelSpec, what: str, device: str, value: float) -> None:
         key = (spec.weights or spec.name, spec.strategy, what, device)
         self._known[key] = self._known.get(key, Moments()).including(value)
-        self._recent.setdefault(key, deque(maxlen=_RECENT)).append(value)
+        recent = self._recent.setdefault(key, deque(maxlen=_RECENT))
+        recent.append(value)
+        self._medians[key] = median_low(recent)
         if self._record is not None:
             self._record(spec, what, device, value)
 
@@ -101,9 +104,9 @@ class History:
 
     def _usual(self, spec: ModelSpec, what: str) -> float | None:
         """The median of late: the first load of all converts weights, and one on a busy machine says little of the next."""
-        recent = self._recent.get((spec.weights or spec.name, spec.strategy, what, ""))
-        if recent:
-            return median_low(recent)
+        median = self._medians.get((spec.weights or spec.name, spec.strategy, what, ""))
+        if median is not None:
+            return median
         measured = self._get(spec, what, "")
         return measured.mean if measured is not None else None
 

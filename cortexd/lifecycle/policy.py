@@ -27,7 +27,7 @@ class Policy(msgspec.Struct, kw_only=True):
     aging: float = 20.0  # a class of priority is worth so much waiting
     # A model is not evicted sooner after it became ready than so many times its load took.
     residency_per_load: float = 1.0
-    max_residency: float = 30.0  # but never protected longer than this
+    max_residency: float = 30.0  # but never longer than this, or than its load where that took more
     load_stall: float = 120.0  # without progress until a load is given up
     unload_grace: float = 5.0  # between asking a worker to end and ending it
     unload_deadline: float = 15.0  # after which a worker that will not go is killed again and told of

@@ -10,6 +10,7 @@ _BOUNDS = tuple(10.0 * 2**octave for octave in range(18))  # seconds since the l
 _STARTS = (0.0, *_BOUNDS)
 _ENDS = (*_BOUNDS, math.inf)
 _TYPICAL = (5.0, *(1.4 * start for start in _BOUNDS))  # seconds, by band
+_WHOLE = tuple((end - start) / typical for start, end, typical in zip(_STARTS, _ENDS, _TYPICAL, strict=True))
 _KEPT = 0.98  # of the past, at each use
 _HORIZON = 1800.0  # seconds ahead that matter
 
@@ -50,22 +51,22 @@ class Use(msgspec.Struct):
         age = max(0.0, now - self.last)
         quiet = [before + more for before, more in zip(self.quiet, _spent(age), strict=True)]
         still_quiet, used, horizon_ended = 1.0, 0.0, 0.0
-        for band, (uses, octaves) in enumerate(zip(_smooth(self.uses), _smooth(quiet), strict=True)):
-            if age < _ENDS[band]:
-                rate = (uses + 1) / (octaves + 1) / _TYPICAL[band]
-                either = rate + 1 / _HORIZON
-                ends_here = still_quiet * -math.expm1(-either * (_ENDS[band] - max(age, _STARTS[band])))
-                used += ends_here * rate / either
-                horizon_ended += ends_here / (either * _HORIZON)
-                still_quiet -= ends_here
+        uses, octaves = _smooth(self.uses), _smooth(quiet)
+        for band in range(bisect_right(_BOUNDS, age), len(_TYPICAL)):
+            rate = (uses[band] + 1) / (octaves[band] + 1) / _TYPICAL[band]
+            either = rate + 1 / _HORIZON
+            ends_here = still_quiet * -math.expm1(-either * (_ENDS[band] - max(age, _STARTS[band])))
+            used += ends_here * rate / either
+            horizon_ended += ends_here / (either * _HORIZON)
+            still_quiet -= ends_here
         return used / (horizon_ended * _HORIZON)
 
 
 def _spent(age: float) -> list[float]:
     """How long a model of this age was in each band, in times _TYPICAL."""
-    return [
-        max(0.0, min(age, end) - start) / typical for start, end, typical in zip(_STARTS, _ENDS, _TYPICAL, strict=True)
-    ]
+    band = bisect_right(_BOUNDS, age)
+    later = len(_TYPICAL) - band - 1
+    return [*_WHOLE[:band], (age - _STARTS[band]) / _TYPICAL[band], *[0.0] * later]
 
 
 def _smooth(counts: Sequence[float]) -> list[float]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -45,6 +46,13 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     retry_in_s: float | None
 
 
+class _ParkingRoom(NamedTuple):
+    """Bytes of the host for what is parked: that are free, and that the policy leaves."""
+
+    free: float
+    tier: int
+
+
 class View:
     """Derived from the models alone, so that nothing here can disagree with them."""
 
@@ -68,10 +76,12 @@ class View:
         """The ledger, by device. It has no entries of its own: it is the sum over the models."""
         resident, reserved, debt = (dict.fromkeys(self.ceilings, 0) for _ in range(3))
         for model in self._models.values():
+            if not (held := model.holds()):
+                continue
             kind = reserved if model.state in LOADS else resident
             if model.state is State.UNLOADING or not model.settled:
                 kind = debt
-            for device, count in model.holds().items():
+            for device, count in held.items():
                 if device in kind:
                     kind[device] += count
         return {
@@ -95,24 +105,32 @@ class View:
 
     def world(self) -> World:
         queued = [self._queued(model) for model in self._models.values() if self.waits_for_load(model)]
+        memory = self.memory()
         return World(
-            memory=self.memory(),
+            memory=memory,
             coming=self.coming(),
-            holdings=self.holdings(),
+            holdings=self.holdings(memory),
             queue=in_order(queued, self._policy.aging),
             loads=sum(m.state in LOADS and any(m.reserved.values()) for m in self._models.values()),
             parallel_loads=self._policy.parallel_loads,
         )
 
-    def holdings(self) -> list[Holding]:
-        """Models that hold memory and are not on their way out."""
+    def holdings(self, memory: Mapping[str, Arithmetic] | None = None) -> list[Holding]:
+        """Models that hold memory and are not on their way out. `memory` is the ledger, where it is known already."""
         found = [
-            self._holding(model)
+            model
             for model in self._models.values()
             if model.state not in GOING and model.settled and any(model.holds().values())
         ]
-        costs = self.ranking.costs({holding.name: holding.cost for holding in found})
-        return [_ranked(holding, costs[holding.name]) for holding in found]
+        if not found:
+            return []
+        expected = [self._cost(model, self._history.load_seconds(model.spec)) for model in found]
+        ranked = self.ranking.costs({model.spec.name: cost for model, cost in zip(found, expected, strict=True)})
+        room = self._parking_room(memory or self.memory())
+        return [
+            self._holding(model, cost, ranked[model.spec.name], room)
+            for model, cost in zip(found, expected, strict=True)
+        ]
 
     def note_use(self, model: ManagedModel) -> None:
         """A client has used it: what it is worth to keep is judged by that."""
@@ -123,7 +141,8 @@ class View:
 
     def never_fits(self, model: ManagedModel) -> Never | None:
         """Why no waiting would give this model the memory it needs; None where it can be had."""
-        return never_fits(self.wish(model), self.memory(), self.holdings())
+        memory = self.memory()
+        return never_fits(self.wish(model), memory, self.holdings(memory))
 
     def waits_for_load(self, model: ManagedModel) -> bool:
         if model.state is State.QUEUED:
@@ -132,18 +151,7 @@ class View:
 
     def may_park(self, model: ManagedModel) -> bool:
         """Whether its engine can, its devices get most of their memory back, and the host has room for what is then left of it."""
-        if model.facts is None or not model.facts.parks:
-            return False
-        stays, held = self.when_parked(model), model.holds()
-        if any(stays.get(device, 0) > MAY_STAY * held[device] for device in devices_of(held)):
-            return False
-        parked = sum(
-            self.when_parked(other).get(HOST, 0) for other in self._models.values() if other.state is State.PARKED
-        )
-        more = stays.get(HOST, 0) - held.get(HOST, 0)
-        if HOST in self.ceilings and more > self.memory()[HOST].free:
-            return False
-        return parked + stays.get(HOST, 0) <= self._policy.host_tier
+        return self._parks_into(self._parking_room(self.memory()), model)
 
     def when_parked(self, model: ManagedModel) -> dict[str, int]:
         """Bytes by device that it holds while it is parked."""
@@ -232,12 +240,14 @@ class View:
     def _priority(self, model: ManagedModel) -> Priority:
         return min((lease.priority for lease in model.waiters), default=Priority.REQUEST)
 
-    def _holding(self, model: ManagedModel) -> Holding:
-        why_not = self._why_not(model)
-        held = model.holds()
-        parks = model.state is State.READY and self.may_park(model)
-        stays = self.when_parked(model)
-        rate = self._history.rate(model.spec.name)
+    def _cost(self, model: ManagedModel, seconds: float) -> float:
+        return cost_of_absence(self._history.rate(model.spec.name), seconds)
+
+    def _holding(self, model: ManagedModel, expected: float, cost: float, room: _ParkingRoom) -> Holding:
+        """`expected` is what its absence would cost by its habits alone, `cost` what the ranking makes of that."""
+        why_not, held, stays = self._why_not(model), model.holds(), self.when_parked(model)
+        parks = model.state is State.READY and self._parks_into(room, model)
+        resume = self._cost(model, self._history.resume_seconds(model.spec))
         unprotected = model.state is State.PARKED or (
             model.state is State.READY and self._protected_until(model) <= self.now()
         )
@@ -245,9 +255,9 @@ class View:
             key=model.key,
             name=model.spec.name,
             frees=held,
-            cost=cost_of_absence(rate, self._history.load_seconds(model.spec)),
+            cost=cost,
             parking_frees={d: count - stays.get(d, 0) for d, count in held.items()} if parks else None,
-            parking_cost=cost_of_absence(rate, self._history.resume_seconds(model.spec)),
+            parking_cost=cost * (resume / expected if expected else 1.0),
             why_not=why_not,
             closable=bool(why_not) and unprotected and not pinned(model),
             pinned=pinned(model),
@@ -269,6 +279,20 @@ class View:
     def _protected_until(self, model: ManagedModel) -> float:
         seconds = self._history.resume_seconds if model.resumed else self._history.load_seconds
         return protected_until(model, self._policy, seconds(model.spec))
+
+    def _parks_into(self, room: _ParkingRoom, model: ManagedModel) -> bool:
+        if model.facts is None or not model.facts.parks:
+            return False
+        stays, held = self.when_parked(model), model.holds()
+        if any(stays.get(device, 0) > MAY_STAY * held[device] for device in devices_of(held)):
+            return False
+        parked = stays.get(HOST, 0)
+        return parked - held.get(HOST, 0) <= room.free and parked <= room.tier
+
+    def _parking_room(self, memory: Mapping[str, Arithmetic]) -> _ParkingRoom:
+        parked = (model for model in self._models.values() if model.state is State.PARKED)
+        used = sum(self.when_parked(model).get(HOST, 0) for model in parked)
+        return _ParkingRoom(memory[HOST].free if HOST in memory else math.inf, self._policy.host_tier - used)
 
     def coming(self) -> dict[str, int]:
         """Bytes by device that are sure to come back without anything more being done."""
@@ -297,8 +321,3 @@ def devices_of(held: Mapping[str, int]) -> list[str]:
     return [device for device, count in held.items() if count and device != HOST] or [
         device for device, count in held.items() if count
     ]
-
-
-def _ranked(holding: Holding, cost: float) -> Holding:
-    parked = holding.parking_cost / holding.cost if holding.cost else 1.0  # of what its going would cost
-    return msgspec.structs.replace(holding, cost=cost, parking_cost=cost * parked)

@@ -17,7 +17,7 @@ SWAN = ModelSpec(name="org/swan", source="file", size=1000, aliases=("duck",))
 
 def pond(**policy: float) -> FakeDaemon:
     """Two models, and memory for one."""
-    return FakeDaemon(GOOSE, SWAN, ceiling=1500, **{"max_residency": 0.0, **policy})
+    return FakeDaemon(GOOSE, SWAN, ceiling=1500, **{"residency_per_load": 0.0, **policy})
 
 
 async def act(house: House, what: str, model: str = "goose", **order: Any) -> httpx.Response:

@@ -214,7 +214,7 @@ async def test_a_cold_model_answers_after_comments() -> None:
 
 async def test_a_waiting_request_is_told_what_had_to_go_for_it() -> None:
     goose, swan = (ModelSpec(name=name, source="file", size=1000) for name in ("goose", "swan, black"))
-    async with serving(FakeDaemon(goose, swan, ceiling=1500, max_residency=0.0)) as house:
+    async with serving(FakeDaemon(goose, swan, ceiling=1500, residency_per_load=0.0)) as house:
         first = await house.chat()
         assert first.headers["x-cortexd-tier"] == "cold"
         assert "x-cortexd-evicted" not in first.headers

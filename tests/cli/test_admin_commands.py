@@ -35,7 +35,7 @@ class Done(NamedTuple):
 async def house() -> AsyncGenerator[House]:
     """Two models, goose and swan, and memory for one."""
     specs = [ModelSpec(name=name, source="file", size=1_000_000) for name in ("goose", "swan")]
-    async with serving(FakeDaemon(*specs, ceiling=1_500_000, max_residency=0.0)) as house:
+    async with serving(FakeDaemon(*specs, ceiling=1_500_000, residency_per_load=0.0)) as house:
         yield house
 
 

@@ -10,7 +10,7 @@ from cortexd.catalogue.spec import ModelSpec
 from cortexd.errors import CortexdError
 from cortexd.lifecycle import tidings as told
 from cortexd.lifecycle.policy import Priority
-from cortexd.lifecycle.states import HELD, State
+from cortexd.lifecycle.states import HELD
 from tests.lifecycle.stage import FACTS, Stage
 
 CEILINGS = {"cuda:0": 100, "cpu": 60}
@@ -207,4 +207,3 @@ def _act(stage: Stage, specs: list[ModelSpec], dice: float) -> None:
         stage.supervisor.note_foreign("cuda:0", random.choice((0, 0, 0, 40)))
     else:
         stage.clock.pass_time(60.0)
-    assert all(State(model.state) for model in stage.supervisor.models.values())
