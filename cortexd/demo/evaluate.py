@@ -28,19 +28,22 @@ def complete(model: Model, prompts: Sequence[str]) -> list[str]:
     """The greedy continuation of each prompt, up to its end."""
     read = [encode(text) for text in prompts]
     written: list[list[int]] = [[] for _ in read]
-    states = None
-    following = torch.tensor([ids[0] for ids in read])
+    going = list(range(len(read)))  # who has not come to an end
+    following, states = [ids[0] for ids in read], None
     for step in range(1, max(map(len, read)) + LONGEST_ANSWER):
-        logits, states = model(following[:, None], states)
-        chosen = logits[:, -1].argmax(-1).tolist()
-        for i, ids in enumerate(read):
-            if step < len(ids):
-                chosen[i] = ids[step]
-            elif not (written[i] and written[i][-1] == END):
-                written[i].append(chosen[i])
-        if all(text and text[-1] == END for text in written):
+        logits, states = model(torch.tensor(following)[:, None], states)
+        following: list[int] = logits[:, -1].argmax(-1).clamp(0, VOCABULARY - 1).tolist()
+        for place, i in enumerate(going):
+            if step < len(read[i]):
+                following[place] = read[i][step]
+            else:
+                written[i].append(following[place])
+        kept = [place for place, i in enumerate(going) if not written[i] or written[i][-1] != END]
+        if not kept:
             break
-        following = torch.tensor(chosen).clamp(0, VOCABULARY - 1)
+        if len(kept) < len(going):
+            states = [tuple(part[kept] for part in layer) for layer in states]
+            going, following = [going[place] for place in kept], [following[place] for place in kept]
     return [decode(ids) for ids in written]
 
 
