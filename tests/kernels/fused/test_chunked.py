@@ -67,9 +67,8 @@ def test_a_long_piece_is_its_definition(inputs: str, dtype: torch.dtype):
     assert relative_rms(state, expected_state) < TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_pieces_of_any_length_use_their_own_slots_and_leave_everything_else_alone(dtype: torch.dtype):
-    lengths, slots = [1, 64, 7, 65, 2], [5, 0, -1, 3, 6]
+def test_pieces_of_any_length_use_their_own_slots_and_leave_everything_else_alone():
+    dtype, lengths, slots = torch.float16, [1, 64, 7, 65, 2], [5, 0, -1, 3, 6]
     rows, count = Rows.of(lengths, slots), sum(lengths)
     masked = (rows.slots < 0)[rows.piece_of]
     inputs = [
