@@ -1,16 +1,17 @@
 """RWKV-7 as a row of fused operators, on whatever device they compute."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import Any, Self, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from cortexd.rwkv.batch import Piece
-from cortexd.rwkv.graphs import Graphs
+from cortexd.rwkv.graphs import CudaRecorder, Graphs, Record
 from cortexd.rwkv.state import StatePool
 from cortexd.rwkv.v7 import Weights
 from cortexd_kernels import reference
@@ -85,16 +86,15 @@ class FusedRwkv7:
 
     exact_cuts = False  # products of other shapes add in another order
 
-    def __init__(self, stations: Sequence[Station], layers: int) -> None:
+    def __init__(self, stations: Sequence[Station], layers: int, recorder: Callable[[], Record] | None = None) -> None:
+        """Steps are recorded by what `recorder` makes; if it is None, as CUDA graphs where they can be."""
         first, last = stations[0].place(0), stations[-1].place(layers)
         self._first_device = stations[0].device
         self._embedding = first("emb.weight")
         self._ln0 = first.norm("blocks.0.ln0")
         self._stages = [_Stage(station, min(station.end, layers)) for station in stations]
-        (only, *others) = stations
-        # The plain operators ask the device for numbers on their way, which cannot be recorded.
-        self._records = not others and only.resident == only.end and not isinstance(only.operators, PlainOperators)
-        self._graphs: Graphs | None = None
+        self._recorder = recorder or (CudaRecorder if _is_recordable(stations) else None)
+        self._graphs: WeakKeyDictionary[StatePool, Graphs] = WeakKeyDictionary()  # they hold addresses in the pool
         self._norm, self._head = last.norm("ln_out"), last.single("head.weight")
 
     @torch.inference_mode()
@@ -110,25 +110,37 @@ class FusedRwkv7:
 
     def _replayed(self, pieces: Sequence[Piece], pool: StatePool) -> Tensor | None:
         """Of a step that is recorded, or will be from now on: each piece a token, all on one GPU."""
-        if self._first_device.type != "cuda" or not self._records:
+        if self._recorder is None or any(len(piece.tokens) != 1 or not piece.wants_logits for piece in pieces):
             return None
-        if any(len(piece.tokens) != 1 or not piece.wants_logits for piece in pieces):
-            return None
-        if self._graphs is None:
-            self._graphs = Graphs(partial(self.forward, pool=pool), self._first_device)
-        return self._graphs.run([piece.tokens[0] for piece in pieces], [piece.slot for piece in pieces])
+        if pool not in self._graphs:
+            self._graphs[pool] = Graphs(self._first_device, self._recorder())
+        compute = partial(self.forward, pool=pool)
+        with _current(self._first_device):
+            return self._graphs[pool].run(
+                compute, [piece.tokens[0] for piece in pieces], [piece.slot for piece in pieces]
+            )
 
     def forward(self, tokens: Tensor, rows: Rows, chosen: Tensor, pool: StatePool) -> Tensor:
         """Logits `[len(chosen), V]` in fp32 after these rows; the slots of the pieces hold the states after their last tokens."""
-        x = reference.layer_norm(self._embedding[tokens.to(self._first_device)].float(), *self._ln0)
+        last = self._stages[-1]
+        # Without waiting, and before the layers: afterwards it would wait until they are computed.
+        tokens = tokens.to(self._first_device, non_blocking=True)
+        chosen = chosen.to(last.device, non_blocking=True)
+        x = reference.layer_norm(self._embedding[tokens].float(), *self._ln0)
         v_first: Tensor | None = None
         for stage in self._stages:
             with _current(stage.device):
                 x, v_first = stage(x, rows, v_first, pool)
-        last = self._stages[-1]
-        norm, head = moved((self._norm, self._head), x.device)
-        with _current(x.device):
-            return last.operators.logits(x, chosen.to(x.device), norm, head, last.dtype)
+        norm, head = moved((self._norm, self._head), last.device)
+        with _current(last.device):
+            return last.operators.logits(x, chosen, norm, head, last.dtype)
+
+
+def _is_recordable(stations: Sequence[Station]) -> bool:
+    """All on one GPU, by operators that do not ask it for numbers on their way, as the plain ones do."""
+    (only, *others) = stations
+    resident = not others and only.resident == only.end and only.device.type == "cuda"
+    return resident and not isinstance(only.operators, PlainOperators)
 
 
 class _Stage:

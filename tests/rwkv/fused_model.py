@@ -1,5 +1,6 @@
 """A small model as a row of operators, whichever they are."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.checkpoint import Checkpoint, no_report
 from cortexd.rwkv.fused import FusedRwkv7, Station
+from cortexd.rwkv.graphs import Record
 from cortexd.rwkv.prepare import prepare
 from cortexd.rwkv.state import StatePool
 from cortexd.strategies import parse, plan
@@ -29,6 +31,7 @@ class Model:
         dtype: torch.dtype = torch.float32,
         strategy: str = "",
         operators: Operators | None = None,
+        recorder: Callable[[], Record] | None = None,
     ) -> None:
         """What int8 leaves in bf16 is in fp16 here: numpy, and so Triton's interpreter, has no bf16."""
         checkpoint = Checkpoint(str(path), no_report)
@@ -42,10 +45,10 @@ class Model:
         if strategy:
             stretches = plan(parse(strategy), layers)
             stations = [Station(weights, operators, CPU, it.first, it.end, it.resident) for it in stretches]
-        self._model = FusedRwkv7(stations, layers)
+        self.fused = FusedRwkv7(stations, layers, recorder)
 
     def run(self, *pieces: Piece) -> Tensor:
-        return self._model.step(pieces, self.pool)[0]
+        return self.fused.step(pieces, self.pool)[0]
 
     def feed(self, slot: int, ids: list[int], cut: int) -> Tensor:
         """Logits after the last token, fed in pieces of at most `cut`."""

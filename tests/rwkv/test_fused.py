@@ -1,5 +1,7 @@
 """The model as a row of operators, here in their plain form: the same numbers as the official package, however it is fed."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,11 @@ from cortexd.errors import LoadFailed
 from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.checkpoint import no_report
 from cortexd.rwkv.runner import Runner
+from cortexd.rwkv.state import StatePool
 from cortexd.rwkv.weights_cache import WeightsCache
 from tests.rwkv.fused_model import TOLERANCE, VOCABULARY, Model, compare_state, tokens, write_tiny
 from tests.rwkv.oracle import Oracle
+from tests.rwkv.recording import recorded, recorded_but_once
 
 
 @pytest.fixture
@@ -72,6 +76,40 @@ def test_a_saved_state_resumes_where_it_was_taken(tiny: Path):
     model.feed(other, tokens(9), 9)
     model.pool.restore(other, saved)
     assert torch.equal(model.feed(other, after, 30), expected)
+
+
+def test_recorded_steps_compute_what_others_do(tiny: Path):
+    steps = [tokens(3) for _ in range(8)]
+    eager, replayed = Model(tiny), Model(tiny, recorder=lambda: recorded)
+    for model in (eager, replayed):
+        for _ in range(3):
+            model.pool.take()
+    for ids in steps:
+        pieces = [Piece(slot, [token]) for slot, token in enumerate(ids)]
+        assert (replayed.run(*pieces) - eager.run(*pieces)).abs().max() <= TOLERANCE
+
+
+def test_a_recorded_step_is_not_replayed_on_the_states_of_another_pool(tiny: Path):
+    ids = tokens(8)
+    model = Model(tiny, recorder=lambda: recorded)
+    first, slot = model.pool, model.pool.take()
+    before = model.feed(slot, ids, 1)
+    kept = first.save(slot)
+    model.pool = StatePool(model.shape, 8)
+    assert torch.equal(model.feed(model.pool.take(), ids, 1), before)
+    assert torch.equal(first.save(slot).wkv, kept.wkv)
+
+
+def test_a_model_whose_steps_were_recorded_goes_as_soon_as_nobody_holds_it(tiny: Path):
+    model = Model(tiny, recorder=lambda: recorded_but_once)
+    model.feed(model.pool.take(), tokens(8), 1)
+    held = weakref.ref(model.fused)
+    gc.disable()  # a model that is parked must not keep its memory until the collector comes by
+    try:
+        del model
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from cortexd.rwkv.graphs import Graphs
 from cortexd_kernels.operators import Rows
+from tests.rwkv.recording import recorded
 
 SLOTS = 6
+CPU = torch.device("cpu")
 
 
 class Adder:
@@ -28,26 +30,16 @@ class Adder:
         return torch.stack((after, tokens.float()), 1)[chosen]
 
 
-def recorded(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """A recording that computes again, into the same place."""
-    result = run()
-
-    def replay() -> None:
-        result.copy_(run())
-
-    return replay, result
-
-
 @pytest.mark.parametrize("streams", [1, 3, 4, 5])
 def test_a_recorded_step_computes_what_an_eager_one_does(streams: int):
     adder, expected = Adder(), [0] * streams
-    graphs = Graphs(adder, torch.device("cpu"), recorded)
+    graphs = Graphs(CPU, recorded)
     slots = torch.randperm(SLOTS)[:streams].tolist()
     eager = 0
     for number in range(12):
         tokens = [number + 10 * i for i in range(streams)]
         expected = [before + token for before, token in zip(expected, tokens, strict=True)]
-        logits = graphs.run(tokens, slots)
+        logits = graphs.run(adder, tokens, slots)
         if logits is None:
             eager += 1
             adder(torch.tensor(tokens), Rows.of([1] * streams, slots), torch.arange(streams))
@@ -62,14 +54,25 @@ def test_a_recorded_step_computes_what_an_eager_one_does(streams: int):
 
 
 def test_what_has_no_recording_is_computed_anew():
-    graphs = Graphs(Adder(), torch.device("cpu"), recorded)
-    assert graphs.run([1] * 1000, list(range(1000))) is None
+    assert Graphs(CPU, recorded).run(Adder(), [1] * 1000, list(range(1000))) is None
+
+
+def test_a_step_that_cannot_be_recorded_is_computed_anew_and_not_tried_again():
+    tried: list[int] = []
+
+    def full(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        tried.append(len(run()))
+        raise torch.OutOfMemoryError("there is none left")
+
+    graphs = Graphs(CPU, full)
+    assert [graphs.run(Adder(), [5, 5], [0, 1]) for _ in range(12)] == [None] * 12
+    assert tried == [2]
 
 
 def test_to_record_a_step_changes_no_state():
     adder = Adder()
     adder.states[:] = 7
-    graphs = Graphs(adder, torch.device("cpu"), recorded)
-    while graphs.run([5, 5, 5], [0, 1, 2]) is None:
+    graphs = Graphs(CPU, recorded)
+    while graphs.run(adder, [5, 5, 5], [0, 1, 2]) is None:
         assert not adder.computed
     assert adder.states.tolist() == [12, 12, 12, 7, 7, 7]
