@@ -223,7 +223,7 @@ class Operators(Protocol):
         ...
 
     def logits(self, x: Tensor, chosen: Tensor, norm: Norm, head: Packed, dtype: torch.dtype) -> Tensor:
-        """LN(x[chosen]), rounded to `dtype`, times Wᵀ: chosen int32 `[B]`, head `[V, C]` → fp32 `[B, V]`."""
+        """LN(x[chosen]), rounded to `dtype`, times Wᵀ: chosen int32 `[B]`, head `[V, C]` → fp32 `[B, V]`. B may be 0."""
         ...
 
     @property

@@ -22,5 +22,6 @@ class FusedOperators:
     def logits(self, x: Tensor, chosen: Tensor, norm: Norm, head: Packed, dtype: torch.dtype) -> Tensor:
         """`Operators.logits`: moves the head's matrix once where B ≤ 8."""
         logits = torch.empty(len(chosen), len(head.weight), device=x.device)
-        multiply(mixing.normalised_rows(x, chosen, norm, dtype).unsqueeze(0), head, logits)
+        if len(chosen):
+            multiply(mixing.normalised_rows(x, chosen, norm, dtype).unsqueeze(0), head, logits)
         return logits

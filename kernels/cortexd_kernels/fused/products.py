@@ -70,6 +70,7 @@ def product_add(x: Tensor, y: Tensor, packed: Packed) -> None:
 def multiply(streams: Tensor, packed: Packed, out: Tensor, *, add: bool = False) -> None:
     """What every product is: streams `[M, T, C]`, out `[T, R]` of any dtype, added to where `add`."""
     assert all(tensor.is_contiguous() for tensor in (streams, packed.weight, out))
+    assert streams.shape[1] > 0, "of no rows a kernel does not even compile"
     if streams.shape[1] <= FEW:
         _multiply_few(streams, packed, out, add)
     else:

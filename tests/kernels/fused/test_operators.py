@@ -3,10 +3,16 @@
 import torch
 
 from cortexd_kernels.fused import FusedOperators
-from cortexd_kernels.operators import Operators
+from cortexd_kernels.operators import Norm, Operators, Packed
 from cortexd_kernels.self_check import problem_of
 
 
 def test_they_pass_the_check_that_every_device_is_put_to():
     operators: Operators = FusedOperators()
     assert problem_of(operators, torch.device("cpu"), torch.float16) == ""
+
+
+def test_a_step_that_wants_no_logits_starts_no_kernel_for_them():
+    norm, head = Norm(torch.ones(64), torch.zeros(64)), Packed.single(torch.ones(32, 64))
+    none = torch.empty(0, dtype=torch.int32)
+    assert FusedOperators().logits(torch.ones(3, 64), none, norm, head, torch.float32).shape == (0, 32)
