@@ -37,41 +37,54 @@ def recurrence(streams: Streams, rows: Rows, state: Tensor, y: Tensor | None = N
     """
     count, width = streams.k.shape
     heads = width // HEAD
-    chunks = count // CHUNK + rows.pieces  # at least as many as there are: see _chunk
+    chunks = most_chunks(count, rows.pieces, least)
     if y is None:
         y = torch.empty(count, width, dtype=torch.float32, device=state.device)
-    w, z, step, entering = torch.empty(4, chunks, heads, CHUNK, HEAD, dtype=torch.float32, device=state.device)
+    w, z, step, added, entering = torch.empty(5, chunks, heads, CHUNK, HEAD, dtype=torch.float32, device=state.device)
     inputs = tuple(streams[:6])
     strides = tuple(stream.stride(0) for stream in inputs)
     where = (rows.starts, rows.slots, rows.pieces, least)
     sizes = {"N": HEAD, "C": CHUNK, "num_warps": 4, "num_stages": 1}
     halves = (heads, chunks, HEAD // _SHARE)
     _solve[heads, chunks](inputs, strides, *where, w, z, BLOCK=_BLOCK, **sizes)
-    _transition[halves](inputs, strides, *where, w, z, step, entering, BLOCK=_BLOCK, SHARE=_SHARE, **sizes)
+    _transition[halves](inputs, strides, *where, w, z, step, added, BLOCK=_BLOCK, SHARE=_SHARE, **sizes)
     _carry[heads, rows.pieces, _SPLITS](
-        rows.starts, rows.slots, least, step, entering, state, heads, SHARE=HEAD // _SPLITS, **sizes
+        rows.starts, rows.slots, least, step, added, entering, state, heads, SHARE=HEAD // _SPLITS, **sizes
     )
     _output[halves](inputs, strides, *where, w, z, entering, y, heads, BLOCK=_BLOCK, SHARE=_SHARE, **sizes)
     return y
 
 
+def most_chunks(count: int, pieces: int, least: int) -> int:
+    """That so many rows can have, where pieces of fewer than `least` have none: of each piece only the last may be not full."""
+    return count // CHUNK + min(pieces, count // least)
+
+
+@triton.jit
+def _chunks(starts, slots, base, end, least, C: tl.constexpr):
+    """Of 128 pieces from `base` on, but none from `end` on, how many chunks each has; none where there is nothing to do."""
+    i = base + tl.arange(0, 128)
+    inside = i < end
+    length = tl.load(starts + i + 1, mask=inside, other=0) - tl.load(starts + i, mask=inside, other=0)
+    taken = (tl.load(slots + i, mask=inside, other=-1) >= 0) & (length >= least)
+    return tl.where(taken, tl.cdiv(length, C), 0)
+
+
 @triton.jit
 def _chunk(starts, slots, pieces, least, C: tl.constexpr):
-    """First row of this program's chunk, and how many of its rows are the piece's; none where there is nothing to do.
-
-    Piece i has the chunks from starts[i] // C + i on: as many as it needs or more, so that no table of them is made.
-    """
+    """First row of this program's chunk, and how many of its rows are the piece's; none where there is nothing to do."""
     chunk = tl.program_id(1)
-    piece = -1
+    before, begin, piece = 0, 0, 0
     for base in range(0, pieces, 128):
-        i = base + tl.arange(0, 128)
-        start = tl.load(starts + i, mask=i < pieces, other=1 << 30)
-        piece += tl.sum((start // C + i <= chunk).to(tl.int32), 0)
-    start = tl.load(starts + piece)
-    end = tl.load(starts + piece + 1)
-    first = start + (chunk - start // C - piece) * C
-    taken = (tl.load(slots + piece) >= 0) & (end - start >= least)
-    return first, tl.where(taken, tl.minimum(end - first, C), 0)
+        until = before + tl.cumsum(_chunks(starts, slots, base, pieces, least, C), 0)
+        passed = until <= chunk
+        piece += tl.sum(passed.to(tl.int32), 0)
+        begin = tl.maximum(begin, tl.max(tl.where(passed, until, 0), 0))
+        before = tl.max(until, 0)
+    there = piece < pieces
+    first = tl.load(starts + piece, mask=there, other=0) + (chunk - begin) * C
+    end = tl.load(starts + piece + 1, mask=there, other=0)
+    return first, tl.minimum(end - first, C)
 
 
 @triton.jit
@@ -249,7 +262,8 @@ def _carry(
     slots,
     least,
     step,  # Dᵀ of all chunks
-    entering,  # their Eᵀ, replaced by the Sᵀ that enters each
+    added,  # their Eᵀ
+    entering,  # the Sᵀ that enters each; not where Eᵀ was, which is read ahead
     state,
     heads,
     N: tl.constexpr,
@@ -267,13 +281,15 @@ def _carry(
     value = (tl.program_id(2) * SHARE + tl.arange(0, SHARE))[None, :]
     own = state + (slot.to(tl.int64) * heads + head) * N * N + value * N + key
     S = tl.load(own)
-    chunk = start // C + piece
+    chunk = 0
+    for earlier in range(0, piece, 128):
+        chunk += tl.sum(_chunks(starts, slots, earlier, piece, least, C), 0)
     for c in tl.range(chunk, chunk + tl.cdiv(length, C), num_stages=3):
         base = (tl.cast(c, tl.int64) * heads + head) * N * N
         D = tl.load(step + base + key * N + tl.arange(0, N)[None, :])
-        at = entering + base + key * N + value
-        E = tl.load(at)
-        tl.store(at, S)
+        at = base + key * N + value
+        E = tl.load(added + at)
+        tl.store(entering + at, S)
         S = _dot(D, S) + E
     tl.store(own, S)
 

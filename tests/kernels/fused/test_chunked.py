@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from cortexd_kernels import reference
@@ -121,6 +123,16 @@ def test_more_pieces_than_are_looked_at_together_find_their_chunks():
     y = chunked.recurrence(streams, rows, state)
     assert relative_rms(y[count:], expected[count:]) < 1e-5
     assert relative_rms(state, expected_state) < 1e-5
+
+
+def test_pieces_that_are_too_short_need_no_memory_of_chunks():
+    assert chunked.most_chunks(64 + 256, pieces=65, least=64) == 10
+
+
+@given(st.lists(st.integers(1, 300), min_size=1), st.integers(1, 200))
+def test_there_is_memory_for_every_chunk(lengths: list[int], least: int):
+    needed = sum(-(-length // chunked.CHUNK) for length in lengths if length >= least)
+    assert needed <= chunked.most_chunks(sum(lengths), len(lengths), least)
 
 
 def cases(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
