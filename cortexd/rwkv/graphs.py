@@ -1,5 +1,6 @@
 """Steps that were recorded once and are replayed: to launch the kernels of a small step takes a GPU longer than to compute it."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -88,6 +89,8 @@ class Graphs:
         chosen = torch.arange(bucket, dtype=torch.int32, device=self._device)
         try:
             replay, logits = self._record(lambda: compute(fed[0, :bucket], rows, chosen))
-        except RuntimeError:  # as where there is no memory left for it
+        except RuntimeError as error:  # as where there is no memory left for it
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(f"steps of {bucket} streams are not recorded, and so are slower: {reason}", stacklevel=2)
             return None
         return _Recorded(fed, replay, logits)
