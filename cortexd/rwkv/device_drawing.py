@@ -32,7 +32,8 @@ class DeviceDrawing:
             self._write(state, slot, logits)
         draws = packed([_draw(state, slot) for state, slot in zip(states, slots, strict=True)], logits.device)
         banned, uncounted = self._flags(logits)
-        tokens = self._sample(logits, draws, self._counts, self._bias, banned, uncounted)
+        with torch.cuda.device_of(logits):  # kernels are started where PyTorch is, not where their tensors are
+            tokens = self._sample(logits, draws, self._counts, self._bias, banned, uncounted)
         drawn = cast("list[int]", tokens.tolist())  # pyright: ignore[reportUnknownMemberType]  # as torch types it
         for state, slot, token in zip(states, slots, drawn, strict=True):
             if token >= 0:

@@ -197,8 +197,8 @@ class Worker:
                 self._recollections.settle(self.runner.run)
                 self._scheduler.check_idle()
                 self._kept.release()
-                self.runner.park()
                 self._drawing.release()
+                self.runner.park()
                 self._intake.states.clear()
                 self._send(wire.Parked())
             case wire.Resume():
