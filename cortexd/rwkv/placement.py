@@ -71,7 +71,8 @@ def place(path: Path, strategy: str, cache: WeightsCache | None, report: ReportB
     shape = next(iter(opened.values())).shape
     stretches = plan(segments, shape.layers)
     notices: list[str] = []
-    stations = [_station(stretch, opened[stretch.dtype], notices) for stretch in stretches]
+    kept = None if cache is None else cache.directory
+    stations = [_station(stretch, opened[stretch.dtype], notices, kept) for stretch in stretches]
     return Placed(
         shape=shape,
         strategy=described(stretches),
@@ -83,9 +84,9 @@ def place(path: Path, strategy: str, cache: WeightsCache | None, report: ReportB
     )
 
 
-def _station(stretch: Stretch, weights: Weights, notices: list[str]) -> Station:
+def _station(stretch: Stretch, weights: Weights, notices: list[str], cache: Path | None) -> Station:
     device = torch.device(stretch.device)
-    operators, problem = operators_for(device, weights.tensors["blocks.0.att.w2"].dtype)
+    operators, problem = operators_for(device, weights.strategy.dtype, cache)
     if problem and problem not in notices:
         notices.append(problem)
     states = FORMATS[stretch.states]

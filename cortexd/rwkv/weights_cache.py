@@ -26,7 +26,7 @@ class WeightsCache:
     """Kept weights in a private directory: at most `limit` bytes and half of the free disk; the longest unused go first."""
 
     def __init__(self, directory: Path, limit: int = _LIMIT) -> None:
-        self._directory = directory
+        self.directory = directory
         self._limit = limit
         self._publishing: threading.Thread | None = None
 
@@ -59,7 +59,7 @@ class WeightsCache:
         kept: KeptWeights | None = None
         with contextlib.suppress(OSError, ValueError):
             try:
-                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._sweep()
                 if expected > (room := self._room()):
                     return None
@@ -78,7 +78,7 @@ class WeightsCache:
         Until they are there, their name holds for this run of the kernel alone: after a power cut it might stand for half a file.
         """
         key = kept.path.name.partition(".")[0]
-        fresh = self._directory / f"{key}.{_boot()}{_FRESH}"
+        fresh = self.directory / f"{key}.{_boot()}{_FRESH}"
         with contextlib.suppress(OSError):
             kept.path.rename(fresh)
             self._bring_to_disk(fresh)
@@ -94,7 +94,7 @@ class WeightsCache:
         self._publishing.start()
 
     def _sync(self, fresh: Path) -> None:
-        path = self._directory / f"{fresh.name.partition('.')[0]}{_ENDING}"
+        path = self.directory / f"{fresh.name.partition('.')[0]}{_ENDING}"
         # Another worker may have done it, or the disk be full: then it is converted again.
         with contextlib.suppress(OSError):
             with fresh.open("rb") as file:
@@ -110,12 +110,12 @@ class WeightsCache:
 
     def _path(self, weights: str, dtype: torch.dtype) -> Path:
         key = hashlib.sha256(f"{FORMAT}/{weights}/{dtype}".encode()).hexdigest()[:32]
-        return self._directory / f"{key}{_ENDING}"
+        return self.directory / f"{key}{_ENDING}"
 
     def _room(self) -> int:
         """Bytes that all kept weights together may take."""
         held = sum(path.stat().st_size for path in self._whole())
-        return min(self._limit, (shutil.disk_usage(self._directory).free + held) // 2)
+        return min(self._limit, (shutil.disk_usage(self.directory).free + held) // 2)
 
     def _trim(self, newest: Path) -> None:
         room = self._room()
@@ -126,15 +126,15 @@ class WeightsCache:
                 _unlink(path)
 
     def _whole(self) -> list[Path]:
-        return [*self._directory.glob(f"*{_ENDING}"), *self._directory.glob(f"*{_FRESH}")]
+        return [*self.directory.glob(f"*{_ENDING}"), *self.directory.glob(f"*{_FRESH}")]
 
     def _sweep(self) -> None:
         """Remove what workers left that ended while they wrote, or before a restart of the machine had brought it to the disk."""
-        for part in self._directory.glob(f"*{_UNFINISHED}"):
+        for part in self.directory.glob(f"*{_UNFINISHED}"):
             writer = part.stem.rpartition(".")[2]
             if not Path(f"/proc/{writer}").exists():
                 _unlink(part)
-        for fresh in self._directory.glob(f"*{_FRESH}"):
+        for fresh in self.directory.glob(f"*{_FRESH}"):
             if fresh.stem.rpartition(".")[2] != _boot():
                 _unlink(fresh)
 

@@ -1,6 +1,14 @@
-"""Whether operators compute on a device what the plain ones do, found out on random numbers in a moment."""
+"""Whether operators compute on a device what the plain ones do, found out on random numbers in a moment.
 
-from collections.abc import Callable
+`python -m cortexd_kernels.self_check DEVICE DTYPE [MODULE:NAME]` does it in a process of its own, which a kernel may crash or hang
+without harm: it writes a line of JSON with each case that it begins, {"begin": …}, and one with what it found, a `Finding`.
+"""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,48 +30,94 @@ from cortexd_kernels.operators import (
 )
 from cortexd_kernels.plain import PlainOperators
 
-_HEADS, _RANK, _F, _V, _SLOTS = 2, 32, 96, 97, 4
+# What weights may be in, as strategies call it.
+NUMBERS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
+FUSED = "cortexd_kernels.fused:FusedOperators"
+
+_HEADS, _RANK, _F, _SLOTS = 2, 32, 96, 4
 _C = _HEADS * HEAD
+_V = 4129  # more weights than are multiplied in small tiles, more tokens than are drawn from together
 _TOLERANCE = {
     torch.float32: 1e-3,
     torch.float16: 1e-2,
     torch.bfloat16: 5e-2,
 }  # relative RMS; a GPU may round fp32 products to TF32
+# Lengths and slots of pieces: a single token, some with one masked, those with part of a prompt, more rows than are computed one
+# by one, and a prompt that is computed by chunks beside single tokens.
+_BATCHES = (
+    ([1], [2]),
+    ([1, 1, 1], [2, 0, -1]),
+    ([1, 3, 1], [2, 0, -1]),
+    ([40, 1], [1, 3]),
+    ([70, 1, 1], [1, 3, 0]),
+)
+# temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, penalty_decay, rwkv_order, uniform, slot, biased
+_DRAWS = (
+    (0.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, 0, 0.5, 0, 0),
+    *((temperature, 1.0, top_k, 0.0, 0.0, 0.0, 1.0, 0, uniform, 0, 0)
+      for temperature, top_k, uniform in ((1.0, 0, 0.1), (1.0, 0, 0.9), (0.5, 0, 0.6), (1.0, 40, 0.3), (2.0, 400, 0.7))),
+)  # fmt: skip
 
 Results = list[Tensor]
 _Case = Callable[[Operators], Results]
 
 
-def problem_of(operators: Operators, device: torch.device, dtype: torch.dtype) -> str:
-    """One sentence about the first operator that computes something else, or cannot compute; "" where all is well."""
+@runtime_checkable
+class Draws(Protocol):
+    """Operators that also draw tokens."""
+
+    def sample(self, logits: Tensor, draws: Tensor) -> Tensor:
+        """As `cortexd_kernels.fused.sampling.sample`."""
+        ...
+
+
+class Finding(NamedTuple):
+    """A sentence about the first operator that computes something else, or cannot compute; "" where all is well.
+
+    It is `passing` where nothing was computed: there may have been no memory.
+    """
+
+    problem: str
+    passing: bool = False
+
+
+def check(
+    operators: Operators, device: torch.device, dtype: torch.dtype, begin: Callable[[str], None] = lambda _: None
+) -> Finding:
+    """With weights in `dtype`, int8 beside activations in bf16; `begin` is told what is computed next."""
     judge = PlainOperators()
-    for name, case in _cases(device, dtype).items():
+    activations = dtype if dtype.is_floating_point else torch.bfloat16
+    for name, case in _cases(device, activations, dtype, draws=isinstance(operators, Draws)):
+        begin(name)
         try:
             found, expected = case(operators), case(judge)
+            differences = list(map(_difference, found, expected))
         except Exception as error:  # whatever a compiler or a driver raises
-            return f"{name} cannot be computed on {device}: {type(error).__name__}: {_first_line(error)}"
-        for difference in map(_difference, found, expected):
-            if not difference <= _TOLERANCE[dtype]:  # also where it is not a number
-                number = str(dtype).removeprefix("torch.")
-                return f"{name} computes wrongly on {device} in {number}: it is off by {difference:.1g}"
-    return ""
+            return Finding(f"{name} cannot be computed on {device}: {type(error).__name__}: {_first_line(error)}", True)
+        for difference in differences:
+            if not difference <= _TOLERANCE[activations]:  # also where it is not a number
+                return Finding(f"{name} computes wrongly on {device} in {_name(dtype)}: it is off by {difference:.1g}")
+    return Finding("")
 
 
-def _cases(device: torch.device, dtype: torch.dtype) -> dict[str, _Case]:
-    """By operator: computes it on copies, and returns all that it gives and changes."""
-    numbers = _Numbers(device, dtype)
-    # A masked piece, a single token and some of a prompt; then more rows than are computed one by one.
-    batches = Rows.of([1, 3, 1], [2, 0, -1], device), Rows.of([40, 1], [1, 3], device)
-    return {
-        f"{name} of {int(rows.starts[-1])} rows": case for rows in batches for name, case in _of(rows, numbers).items()
-    }
+def _cases(
+    device: torch.device, activations: torch.dtype, dtype: torch.dtype, *, draws: bool
+) -> Iterator[tuple[str, _Case]]:
+    """What is computed, and by what: on copies, to all that it gives and changes."""
+    numbers = _Numbers(device, activations, dtype)
+    for lengths, slots in _BATCHES:
+        rows = Rows.of(lengths, slots, device)
+        for name, case in _of(rows, numbers).items():
+            yield f"{name} of {sum(lengths)} {'rows' if sum(lengths) > 1 else 'row'}", case
+    if draws:
+        yield "sample", _sampling(numbers)
 
 
 class _Numbers:
     """Random, and the same each time."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.device, self.dtype = device, dtype
+    def __init__(self, device: torch.device, dtype: torch.dtype, weights: torch.dtype) -> None:
+        self.device, self.dtype, self.weights = device, dtype, weights
         self._generator = torch.Generator().manual_seed(20230424)
 
     def __call__(self, *shape: int, scale: float = 1.0) -> Tensor:
@@ -77,7 +131,20 @@ class _Numbers:
         return self(*shape).to(self.dtype)
 
     def matrix(self, *shape: int) -> Tensor:
+        """Of a low-rank product."""
         return self(*shape, scale=shape[-1] ** -0.5).to(self.dtype)
+
+    def weight(self, rows: int, columns: int) -> tuple[Tensor, Tensor | None]:
+        """A large matrix; where it is int8, with the scales of its rows."""
+        matrix = self(rows, columns, scale=columns**-0.5)
+        if self.weights.is_floating_point:
+            return matrix.to(self.weights), None
+        scales = matrix.abs().amax(1) / 127
+        return (matrix / scales.unsqueeze(1)).round().to(self.weights), scales
+
+    def single(self, rows: int, columns: int, activation: Activation = Activation.NONE) -> Packed:
+        weight, scales = self.weight(rows, columns)
+        return Packed.single(weight, scales, activation)
 
 
 def _of(rows: Rows, numbers: _Numbers) -> dict[str, _Case]:
@@ -86,13 +153,14 @@ def _of(rows: Rows, numbers: _Numbers) -> dict[str, _Case]:
     shift, wkv = numbers(_SLOTS, _C), numbers(_SLOTS, _HEADS, HEAD, HEAD)
     norm = Norm(numbers(_C), numbers(_C))
     mix, readout = Mix(norm, numbers.between(6, _C)), Readout(numbers(_C), norm)
-    packed = Packed(torch.cat([matrix(_C, _C), matrix(_RANK, _C)]), (Part(_C, 0), Part(_RANK, 0, Activation.TANH)))
+    weight, scales = numbers.weight(_C + _RANK, _C)
+    packed = Packed(weight, (Part(_C, 0), Part(_RANK, 0, Activation.TANH)), scales)
     inner = Inner(*(numbers.activations(count, n) for n in (_C, _C, _C, _RANK, _RANK, _RANK, _RANK)))
     vectors = [numbers(_C) for _ in range(5)]
     out = LowRankOut(*(matrix(_C, _RANK) for _ in range(3)), *vectors[:4], v=matrix(_C, _RANK), v0=vectors[4])
     streams = _streams(inner, dtype)
-    output, head = Packed.single(matrix(_C, _C)), Packed.single(matrix(_V, _C))
-    key, value = Packed.single(matrix(_F, _C), activation=Activation.RELU_SQUARED), Columns(matrix(_F, _C))
+    output, head = numbers.single(_C, _C), numbers.single(_V, _C)
+    key, value = numbers.single(_F, _C, Activation.RELU_SQUARED), Columns(*numbers.weight(_F, _C))
 
     def shift_mix(ops: Operators) -> Results:
         state = shift.clone()
@@ -131,6 +199,29 @@ def _streams(inner: Inner, dtype: torch.dtype) -> Streams:
     return Streams(r, w, k, v, kappa.to(dtype), torch.sigmoid(r), v)
 
 
+def _sampling(numbers: _Numbers) -> _Case:
+    logits = numbers(len(_DRAWS), _V, scale=3.0)
+    draws = torch.tensor(_DRAWS, dtype=torch.float64, device=numbers.device)
+
+    def sampling(ops: Operators) -> Results:
+        tokens = ops.sample(logits, draws) if isinstance(ops, Draws) else drawn(logits, draws)
+        return [torch.nn.functional.one_hot(tokens.long().clamp(min=0), _V)]
+
+    return sampling
+
+
+def drawn(logits: Tensor, draws: Tensor) -> Tensor:
+    """The definition, as far as it is checked: of each row the largest of the logits, or the first token at which the running sum
+    of e^(logit / temperature), over the `top_k` largest, exceeds `uniform` of them all.
+    """
+    temperature, top_k, uniform = draws[:, 0:1], draws[:, 2:3], draws[:, 8:9]
+    x = logits.double()
+    kept = (x.argsort(descending=True, stable=True).argsort() < top_k) | (top_k == 0)
+    sums = torch.softmax((x / temperature.clamp(min=1e-9)).masked_fill(~kept, -torch.inf), 1).cumsum(1)
+    tokens = (sums <= uniform * sums[:, -1:]).sum(1)
+    return torch.where(temperature.squeeze(1) > 0, tokens, x.argmax(1))
+
+
 def _difference(found: Tensor, expected: Tensor) -> float:
     """Relative RMS; not a number where one of `found` is none."""
     size = float(expected.double().pow(2).mean().sqrt())
@@ -139,3 +230,23 @@ def _difference(found: Tensor, expected: Tensor) -> float:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return next(name for name, number in NUMBERS.items() if number is dtype)
+
+
+def _tell(**line: object) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def _main(device: str, dtype: str, operators: str = FUSED) -> None:
+    _tell(begin="importing them")
+    module, _, name = operators.partition(":")
+    made: Operators = getattr(importlib.import_module(module), name)()
+    finding = check(made, torch.device(device), NUMBERS[dtype], lambda step: _tell(begin=step))
+    _tell(**finding._asdict())
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

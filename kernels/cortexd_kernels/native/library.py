@@ -1,8 +1,6 @@
 """The compiled library: found beside its source, or compiled once into the user's cache."""
 
-import contextlib
 import ctypes
-import fcntl
 import functools
 import hashlib
 import os
@@ -10,9 +8,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+
+from cortexd_kernels.files import turn
 
 _HERE = Path(__file__).parent
 _MAIN = "native.cpp"
@@ -80,7 +79,7 @@ def open_library(cache: Path | None = None, level: str | None = None, beside: Pa
     compiler = find_compiler()
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _turn(cache / "lock"):
+        with turn(cache / "lock"):
             if (kept := _open(cache / name, level, f"kept in {cache}")) is not None:
                 return kept
             if compiler is None:
@@ -148,14 +147,6 @@ def _open(path: Path, level: str, origin: str) -> Native | None:
 
 def _is_readable(path: Path) -> bool:
     return os.access(path, os.R_OK) and path.stat().st_size > 0
-
-
-@contextlib.contextmanager
-def _turn(path: Path) -> Generator[None]:
-    """One process at a time: who has waited for another's compiler finds what it made."""
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _absent(level: str, reason: str) -> Native:

@@ -1,15 +1,19 @@
 """All operators in Triton, as a model meets them."""
 
+import pytest
 import torch
 
+from cortexd_kernels import self_check
 from cortexd_kernels.fused import FusedOperators
 from cortexd_kernels.operators import Norm, Operators, Packed
-from cortexd_kernels.self_check import problem_of
 
 
-def test_they_pass_the_check_that_every_device_is_put_to():
+def test_they_pass_the_check_that_every_device_is_put_to(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(self_check, "_V", 97)  # the interpreter takes a minute for a head of thousands
     operators: Operators = FusedOperators()
-    assert problem_of(operators, torch.device("cpu"), torch.float16) == ""
+    begun: list[str] = []
+    assert self_check.check(operators, torch.device("cpu"), torch.float16, begun.append).problem == ""
+    assert begun[-1] == "sample"
 
 
 def test_a_step_that_wants_no_logits_starts_no_kernel_for_them():
