@@ -43,6 +43,7 @@ _COMMANDS = {  # imported when used: `cortexd ps` must not pay for what `cortexd
     "state": "cortexd.cli.state:state_group",
     "session": "cortexd.cli.session:session_group",
     "verify": "cortexd.cli.verify:verify",
+    "warmup": "cortexd.cli.warmup:warmup",
 }
 _EXIT_CODES: dict[type[CortexdError], int] = {
     InvalidConfiguration: 2,

@@ -13,7 +13,7 @@ from cortexd.errors import LoadFailed
 
 _REAP_TIMEOUT = 2.0  # seconds from a worker's end until its status must have been told
 _END_TIMEOUT = 2.0  # seconds until a fork server that was told to end is killed
-_ENVIRONMENT = {
+ENVIRONMENT = {  # of every process that computes
     "OPENBLAS_NUM_THREADS": "1",  # numpy would start threads as soon as it is imported
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the driver numbers them, of which the daemon knows
 }
@@ -131,7 +131,7 @@ class ForkServer:
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", self._module, str(theirs.fileno()), pass_fds=[theirs.fileno()],
-                env={**os.environ, **_ENVIRONMENT},
+                env={**os.environ, **ENVIRONMENT},
                 stdin=asyncio.subprocess.DEVNULL, stdout=2,
             )  # fmt: skip
         self._control = ours

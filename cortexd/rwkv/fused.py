@@ -115,7 +115,7 @@ class FusedRwkv7:
         if pool not in self._graphs:
             self._graphs[pool] = Graphs(self._first_device, self._recorder())
         compute = partial(self.forward, pool=pool)
-        with _current(self._first_device):
+        with current(self._first_device):
             return self._graphs[pool].run(
                 compute, [piece.tokens[0] for piece in pieces], [piece.slot for piece in pieces]
             )
@@ -129,10 +129,10 @@ class FusedRwkv7:
         x = reference.layer_norm(self._embedding[tokens].float(), *self._ln0)
         v_first: Tensor | None = None
         for stage in self._stages:
-            with _current(stage.device):
+            with current(stage.device):
                 x, v_first = stage(x, rows, v_first, pool)
         norm, head = moved((self._norm, self._head), last.device)
-        with _current(last.device):
+        with current(last.device):
             return last.operators.logits(x, chosen, norm, head, last.dtype)
 
 
@@ -170,8 +170,8 @@ class _Stage:
         return x, v_first
 
 
-def _current(device: torch.device) -> AbstractContextManager[object]:
-    """Where kernels are started until it ends."""
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Where kernels are started until it ends: Triton asks PyTorch."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 

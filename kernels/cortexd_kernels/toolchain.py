@@ -15,7 +15,9 @@ def toolchain_problem() -> str:
         return "Triton is not installed: `pip install triton`"
     if "CC" in os.environ:
         if shutil.which(os.environ["CC"]) is None:
-            return f"Triton compiles with $CC, and {os.environ['CC']!r} is no program: set it to a C compiler, or unset it"
+            return (
+                f"Triton compiles with $CC, and {os.environ['CC']!r} is no program: set it to a C compiler, or unset it"
+            )
     elif not any(map(shutil.which, _COMPILERS)):
         return "Triton needs a C compiler to start its kernels: install gcc or clang"
     if not (header := _headers() / "Python.h").is_file():

@@ -5,34 +5,30 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cortexd_kernels.fused.products import FEW, precision, products, tile
+from cortexd_kernels.choices import FEW, FORMULA, Choices, Product
+from cortexd_kernels.fused.products import precision, products
 from cortexd_kernels.operators import Columns, Packed
 
-_PROGRAMS = 128  # to come near which the features are split among several
-_SPARSE_PROGRAMS = 1024  # where most of what they ask for is masked out
 _COLUMNS = 256  # of the sums that one program then adds up
 
 
-def channel_mix(x: Tensor, mixed: Tensor, key: Packed, value: Columns) -> None:
+def channel_mix(x: Tensor, mixed: Tensor, key: Packed, value: Columns, choices: Choices = FORMULA) -> None:
     """`Operators.channel_mix`: x fp32 `[T, C]`, mixed `[1, T, C]` in A, key `[F, C]`, value `[F, C]`.
 
     Where T ≤ 8 moves the key matrix once, and of the value matrix the rows whose activation is not zero in all rows of the step.
     """
-    (active,) = products(mixed, key)
-    add_columns(x, active, value)
+    (active,) = products(mixed, key, choices)
+    add_columns(x, active, value, choices)
 
 
-def add_columns(x: Tensor, active: Tensor, value: Columns) -> None:
+def add_columns(x: Tensor, active: Tensor, value: Columns, choices: Choices = FORMULA) -> None:
     """x += active · value: x fp32 `[T, C]`, active `[T, F]` in A. Where T ≤ 8, rows that no activation needs are not read."""
     count, features = active.shape
     width = x.shape[1]
-    block = tile(count, width, active.dtype)
-    columns = max(block.rows, 64)  # a row of the value matrix is read in pieces of at least 128 bytes
-    depth = min(block.depth, 64)
-    across, down = triton.cdiv(width, columns), triton.cdiv(count, block.tokens)
-    programs = _SPARSE_PROGRAMS if count <= FEW else _PROGRAMS
-    splits = min(triton.cdiv(programs, across * down), triton.cdiv(features, depth))
-    span = triton.cdiv(triton.cdiv(features, splits), depth) * depth
+    block = choices.split(Product(width, features, value.weight.dtype, active.dtype), count)
+    across, down = triton.cdiv(width, block.columns), triton.cdiv(count, block.tokens)
+    splits = min(triton.cdiv(block.programs, across * down), triton.cdiv(features, block.depth))
+    span = triton.cdiv(triton.cdiv(features, splits), block.depth) * block.depth
     splits = triton.cdiv(features, span)
     sums = x if splits == 1 else torch.empty(splits, count, width, device=x.device)
     _columns[(across, down, splits)](
@@ -45,8 +41,8 @@ def add_columns(x: Tensor, active: Tensor, value: Columns) -> None:
         width,
         span,
         BLOCK_T=block.tokens,
-        BLOCK_C=columns,
-        BLOCK_F=depth,
+        BLOCK_C=block.columns,
+        BLOCK_F=block.depth,
         PRECISION=precision(active.dtype),
         STAGES=block.stages,
         SPARSE=triton.next_power_of_2(count) if count <= FEW else 0,

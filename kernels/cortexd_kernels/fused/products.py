@@ -4,77 +4,36 @@ Few rows: every weight is read once, by one program, and multiplied with all row
 on tiles of rows and weights. int8 weights are widened in registers; their scales are applied to the sums.
 """
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from cortexd_kernels.choices import FEW, FORMULA, Choices, Product, Tile, Vector
 from cortexd_kernels.operators import UNIT, Packed
 
-FEW = 8  # rows that are multiplied without tensor cores
-_PROGRAMS = 128
 
-
-class Vector(NamedTuple):
-    """Tiles of weights where rows are few: `rows` × `depth`, of which a thread holds `group` numbers (16 bytes) in a row."""
-
-    rows: int
-    depth: int
-    group: int
-    stages: int
-    warps: int
-
-
-class Tile(NamedTuple):
-    """Tiles where tensor cores multiply."""
-
-    tokens: int
-    rows: int
-    depth: int
-    stages: int
-    warps: int
-
-
-def vector(weights: int, dtype: torch.dtype) -> Vector:
-    """For so many weights, stored in `dtype`: 8 KiB of them a stage. Not for how many rows: no bit depends on that."""
-    rows = 16 if weights > 4096 else 8
-    return Vector(rows, 8192 // rows // dtype.itemsize, 16 // dtype.itemsize, 3, 4)
-
-
-def tile(count: int, weights: int, dtype: torch.dtype) -> Tile:
-    """For `count` rows and so many weights, activations in `dtype`: as large as leaves enough programs for a whole GPU."""
-    wide = dtype is torch.float32
-    tokens = min(max(triton.next_power_of_2(count), 16), 64 if wide else 128)
-    rows = 64 if wide else 128
-    while rows > 16 and triton.cdiv(weights, rows) * triton.cdiv(count, tokens) < _PROGRAMS:
-        rows //= 2
-    if wide:
-        return Tile(tokens, rows, 32, 2, 4)
-    return Tile(tokens, rows, 128 if tokens + rows <= 64 else 64, 3, 8 if tokens * rows >= 64 * 64 else 4)
-
-
-def products(streams: Tensor, packed: Packed) -> tuple[Tensor, ...]:
+def products(streams: Tensor, packed: Packed, choices: Choices = FORMULA) -> tuple[Tensor, ...]:
     """`Operators.products`: streams `[M, T, C]` → `[T, part.rows]` for each part. Moves the R·C weights once where T ≤ 8."""
     results = torch.empty(streams.shape[1], len(packed.weight), dtype=streams.dtype, device=streams.device)
-    multiply(streams, packed, results)
+    multiply(streams, packed, results, choices=choices)
     return packed.split(results)
 
 
-def product_add(x: Tensor, y: Tensor, packed: Packed) -> None:
+def product_add(x: Tensor, y: Tensor, packed: Packed, choices: Choices = FORMULA) -> None:
     """`Operators.product_add`: x fp32 `[T, R]` += y `[T, C]` · Wᵀ. Moves the weights, y once and x twice where T ≤ 8."""
-    multiply(y.unsqueeze(0), packed, x, add=True)
+    multiply(y.unsqueeze(0), packed, x, add=True, choices=choices)
 
 
-def multiply(streams: Tensor, packed: Packed, out: Tensor, *, add: bool = False) -> None:
+def multiply(streams: Tensor, packed: Packed, out: Tensor, *, add: bool = False, choices: Choices = FORMULA) -> None:
     """What every product is: streams `[M, T, C]`, out `[T, R]` of any dtype, added to where `add`."""
     assert all(tensor.is_contiguous() for tensor in (streams, packed.weight, out))
     assert streams.shape[1] > 0, "of no rows a kernel does not even compile"
+    product = Product(*packed.weight.shape, packed.weight.dtype, streams.dtype)
     if streams.shape[1] <= FEW:
-        _multiply_few(streams, packed, out, add)
+        _multiply_few(streams, packed, out, add, choices.vector(product))
     else:
-        _multiply_many(streams, packed, out, add)
+        _multiply_many(streams, packed, out, add, choices.tile(product, streams.shape[1]))
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -82,9 +41,8 @@ def precision(dtype: torch.dtype) -> str:
     return "ieee" if dtype is torch.float32 else "tf32"
 
 
-def _multiply_few(streams: Tensor, packed: Packed, out: Tensor, add: bool) -> None:
+def _multiply_few(streams: Tensor, packed: Packed, out: Tensor, add: bool, block: Vector) -> None:
     _, count, depth = streams.shape
-    block = vector(len(packed.weight), packed.weight.dtype)
     assert UNIT % block.rows == 0, "no tile has rows of two parts"
     _few_rows[(len(packed.tiles(block.rows)),)](
         *_operands(streams, packed, block.rows, out),
@@ -100,9 +58,8 @@ def _multiply_few(streams: Tensor, packed: Packed, out: Tensor, add: bool) -> No
     )
 
 
-def _multiply_many(streams: Tensor, packed: Packed, out: Tensor, add: bool) -> None:
+def _multiply_many(streams: Tensor, packed: Packed, out: Tensor, add: bool, block: Tile) -> None:
     count = streams.shape[1]
-    block = tile(count, len(packed.weight), streams.dtype)
     _many_rows[(len(packed.tiles(block.rows)), triton.cdiv(count, block.tokens))](
         *_operands(streams, packed, block.rows, out),
         BLOCK_T=block.tokens,
