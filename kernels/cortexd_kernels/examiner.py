@@ -54,7 +54,10 @@ class Examiner:
         with self._turn():
             if not anew and (kept := self._standing(hardware, name)) is not None:
                 return kept  # found out by whom we have waited for
-            finding = self._find_out(device, name)
+            try:
+                finding = self._find_out(device, name)
+            except OSError as error:
+                finding = Finding(f"the kernels cannot be checked on {device} in {name}: {error}", True)
             verdict = Verdict(hardware.name, name, finding.problem, self._now(), finding.passing)
             self._verdicts.keep(hardware, verdict)
         return verdict
@@ -83,7 +86,7 @@ class Examiner:
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, start_new_session=True
             )
             assert child.stdout is not None
-            lines, begun, where = _Lines(child.stdout), "starting", f"on {device} in {dtype}"
+            lines, begun, where = _Lines(child.stdout), "the start", f"on {device} in {dtype}"
             try:
                 while (line := lines.next(patience := self._patience(begun))) is not None:
                     if "problem" in line:

@@ -241,7 +241,7 @@ def _tell(**line: object) -> None:
 
 
 def _main(device: str, dtype: str, operators: str = FUSED) -> None:
-    _tell(begin="importing them")
+    _tell(begin="the import of the kernels")
     module, _, name = operators.partition(":")
     made: Operators = getattr(importlib.import_module(module), name)()
     finding = check(made, torch.device(device), NUMBERS[dtype], lambda step: _tell(begin=step))
