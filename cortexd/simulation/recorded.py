@@ -16,7 +16,7 @@ from cortexd.simulation.traces import Trace, TraceModel, TraceRequest
 from cortexd.sizes import size
 from cortexd.store.failures import store_errors
 from cortexd.store.file import BUSY_TIMEOUT, READING
-from cortexd.store.migrate import migrations_of
+from cortexd.store.versions import known_versions, version_in
 
 _Key = tuple[str, str, str, str]  # weights, strategy, device, what
 
@@ -73,10 +73,7 @@ def trace_of(recording: Recording, specs: Mapping[str, ModelSpec]) -> tuple[Trac
 
 
 def _check_version(path: Path, connection: sqlite3.Connection) -> None:
-    known = max(file.name.partition("_")[0] for file in (migrations_of() / "versions").glob("[0-9]*_*.py"))
-    version = None
-    if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'").fetchone():
-        (version,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    known, version = known_versions()[-1], version_in(connection)
     if version != known:
         raise StoreFailed(
             f"The database {path} is of version {version or 'none'}, and this cortexd reads only {known}."

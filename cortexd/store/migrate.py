@@ -6,14 +6,7 @@ from pathlib import Path
 from cortexd.errors import StoreFailed
 from cortexd.store.failures import store_errors
 from cortexd.store.file import connect
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def migrations_of(package: Path = _PACKAGE) -> Path:
-    """The folder of migrations: inside the package where it is installed, beside it in a checkout."""
-    inside = package / "migrations"
-    return inside if inside.is_dir() else package.parent / "migrations"
+from cortexd.store.versions import known_versions, migrations_of, version_in
 
 
 def migrate(path: Path, migrations: Path | None = None) -> None:
@@ -22,7 +15,7 @@ def migrate(path: Path, migrations: Path | None = None) -> None:
     Raises StoreFailed for a database that a newer version has written.
     """
     migrations = migrations or migrations_of()
-    known = sorted(file.name.partition("_")[0] for file in (migrations / "versions").glob("[0-9]*_*.py"))
+    known = known_versions(migrations)
     with store_errors(path):
         version = version_of(path)
         # Importing Alembic and reading its scripts takes longer than all the rest of a start.
@@ -38,10 +31,7 @@ def migrate(path: Path, migrations: Path | None = None) -> None:
 def version_of(path: Path) -> str | None:
     """The last migration that was applied; None for an empty database."""
     with contextlib.closing(connect(path)) as connection:
-        if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'").fetchone():
-            return None
-        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        return row[0] if row else None
+        return version_in(connection)
 
 
 def _upgrade(path: Path, migrations: Path) -> None:

@@ -14,9 +14,10 @@ from sqlalchemy import create_engine
 
 from cortexd.errors import StoreFailed
 from cortexd.store import tables
-from cortexd.store.migrate import migrate, migrations_of, version_of
+from cortexd.store.migrate import migrate, version_of
+from cortexd.store.versions import known_versions, migrations_of
 
-VERSIONS = sorted(path.name.partition("_")[0] for path in (migrations_of() / "versions").glob("0*.py"))
+VERSIONS = known_versions()
 NEXT = f"{int(VERSIONS[-1]) + 1:04}"
 ADD_A_COLUMN = """
 import sqlalchemy as sa
