@@ -5,6 +5,8 @@ from pathlib import Path
 
 import msgspec
 
+from cortexd.errors import InvalidConfiguration
+
 
 class Paths(msgspec.Struct, frozen=True):
     """Where this user, or this service, keeps things."""
@@ -34,6 +36,12 @@ def default_paths(environment: Mapping[str, str]) -> Paths:
 
 
 def usual_file(environment: Mapping[str, str]) -> Path | None:
-    """The configuration file that is read where none is named, if there is one."""
+    """The configuration file that is read where none is named, if there is one. Raises InvalidConfiguration."""
     file = default_paths(environment).config / "cortexd.toml"
-    return file if file.exists() else None
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:  # it may be there: what nobody can read is no file that says nothing
+        raise InvalidConfiguration(f"{file} cannot be read ({error.strerror}).") from error
+    return file
