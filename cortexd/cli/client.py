@@ -71,10 +71,10 @@ class ServerEvent(msgspec.Struct, frozen=True, kw_only=True):
     data: Any = None
 
 
-def usual_address() -> str:
-    """Where a daemon with this user's configuration listens."""
+def usual_address(config: Path | None = None) -> str:
+    """Where a daemon with this configuration file, or else this user's, listens."""
     try:
-        server = settings_from(None, ()).server
+        server = settings_from(config, ()).server
     except CortexdError:  # whatever is wrong with it, the daemon says so
         return DEFAULT_ADDRESS
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - where we call, not where we listen

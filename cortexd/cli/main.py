@@ -44,6 +44,7 @@ _COMMANDS = {  # imported when used: `cortexd ps` must not pay for what `cortexd
     "session": "cortexd.cli.session:session_group",
     "verify": "cortexd.cli.verify:verify",
     "warmup": "cortexd.cli.warmup:warmup",
+    "doctor": "cortexd.cli.doctor:doctor",
 }
 _EXIT_CODES: dict[type[CortexdError], int] = {
     InvalidConfiguration: 2,

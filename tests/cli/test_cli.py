@@ -96,7 +96,7 @@ def test_a_mistake_in_the_configuration_is_one_sentence_and_exit_2(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("list",), ("config", "show"), ("simulate", "--generate", "bursty")]
+    "arguments", [("--help",), ("list",), ("doctor",), ("config", "show"), ("simulate", "--generate", "bursty")]
 )
 def test_what_starts_no_daemon_does_not_pay_for_one(arguments: tuple[str, ...], tmp_path: Path):
     program = """

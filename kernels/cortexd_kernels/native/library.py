@@ -60,9 +60,12 @@ def do_without(reason: str) -> None:
 @functools.cache
 def is_expected() -> bool:
     """Whether `open_native` will find a library or can compile one, without doing so."""
-    name = file_name(processor_level())
-    folders = filter(None, (_HERE, _user_cache()))
-    return any(_is_readable(folder / name) for folder in folders) or find_compiler() is not None
+    return any(_is_readable(place) for place in places()) or find_compiler() is not None
+
+
+def places() -> list[Path]:
+    """Where `open_native` looks for the library before it compiles one."""
+    return [folder / file_name(processor_level()) for folder in filter(None, (_HERE, _user_cache()))]
 
 
 def open_library(cache: Path | None = None, level: str | None = None, beside: Path = _HERE) -> Native:
