@@ -3,8 +3,8 @@
     strategy = segment ( " -> " segment )*        segment = device " " dtype [ " *" layers [ "+" ] ] [ " states fp16" ]
 
 `cuda:0 fp16 *20 -> cpu bf16` puts twenty layers on the first GPU and the rest on the CPU; `cuda fp16 *10+` keeps ten on the GPU and
-streams the others through it. The head counts as a layer, the last one. The last word is ours: recurrent states are in fp32, and
-half as large with `states fp16`.
+streams the others through it. The head counts as a layer, the last one, but is never streamed. The last words are ours: recurrent
+states are in fp32, and half as large with `states fp16`.
 """
 
 import re
@@ -29,7 +29,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Layers `first` to `end` of a model, of which those from `resident` on are streamed; the head is layer L."""
+    """Layers `first` to `end` of a model, of which those from `resident` on are streamed; the head is layer L, and stays."""
 
     device: str
     dtype: str
@@ -97,8 +97,8 @@ def described(stretches: tuple[Stretch, ...]) -> str:
         parts += ["the head"] if stretch.end > last else []
         text = f"{' and '.join(parts)} on {stretch.device} in {stretch.dtype}"
         text += f" with states in {stretch.states}" if stretch.states != "fp32" else ""
-        streamed = stretch.end - stretch.resident
-        texts.append(f"{text} ({streamed} of them streamed)" if streamed else text)
+        streamed = min(stretch.end, last) - stretch.resident
+        texts.append(f"{text} ({streamed} of them streamed)" if streamed > 0 else text)
     return "layers " + ", ".join(texts)
 
 

@@ -75,7 +75,7 @@ def test_what_is_no_strategy_is_told_in_one_sentence(text: str, told: str):
         ("cuda fp16 *1 -> cpu bf16", "layers 0 on cuda:0 in fp16, 1–23 and the head on cpu in bf16"),
         ("cuda fp16 -> cpu bf16 *1", "layers 0–23 on cuda:0 in fp16, the head on cpu in bf16"),
         ("cuda fp16 states fp16", "layers 0–23 and the head on cuda:0 in fp16 with states in fp16"),
-        ("cuda fp16 *20+", "layers 0–23 and the head on cuda:0 in fp16 (5 of them streamed)"),
+        ("cuda fp16 *20+", "layers 0–23 and the head on cuda:0 in fp16 (4 of them streamed)"),
     ],
 )
 def test_a_plan_reads_well(text: str, said: str):

@@ -86,8 +86,8 @@ def _of(stretch: Stretch, spec: ModelSpec, prefill_budget: int) -> dict[str, int
     layer = (spec.parameters - 2 * embedding) / spec.layers  # the head is as large as the embedding
     number = bytes_per_number(f"cpu {stretch.dtype}", spec.stored)
     sizes = [embedding * number if i == spec.layers else layer * number for i in range(stretch.first, stretch.end)]
-    resident = int(sum(sizes[: stretch.resident - stretch.first]))
-    streamed = int(sum(sizes)) - resident
+    streamed = int(sum(sizes[stretch.resident - stretch.first : spec.layers - stretch.first]))
+    resident = int(sum(sizes)) - streamed
     states = spec.max_concurrency * spec.state_bytes * (min(stretch.end, spec.layers) - stretch.first) // spec.layers
     states //= 2 if stretch.states == "fp16" else 1  # but for the shifts, next to nothing
     rows = prefill_budget + spec.max_concurrency
@@ -95,6 +95,6 @@ def _of(stretch: Stretch, spec: ModelSpec, prefill_budget: int) -> dict[str, int
     step = 4 * (STREAMS * spec.width * rows + head)
     looked_up = int(embedding * max(number, 2)) if stretch.first == 0 else 0
     context = _CONTEXT_BYTES if stretch.device != "cpu" else 0
-    # A layer that is streamed is on the device while it is computed with.
-    here = resident + states + step + looked_up + context + (int(max(sizes)) if streamed else 0)
+    # Of what is streamed, a layer that is computed with and one that is on its way are on the device.
+    here = resident + states + step + looked_up + context + (int(2 * layer * number) if streamed else 0)
     return {stretch.device: here, "cpu": streamed} if streamed else {stretch.device: here}

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, TypeVar, cast
+from itertools import chain
+from typing import Self
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.graphs import CudaRecorder, Graphs, Record
 from cortexd.rwkv.state import StatePool
+from cortexd.rwkv.streaming import Streamed, moved
 from cortexd.rwkv.v7 import Weights
 from cortexd_kernels import reference
 from cortexd_kernels.native.layout import COLUMNS
@@ -30,8 +32,6 @@ from cortexd_kernels.operators import (
     Rows,
 )
 from cortexd_kernels.plain import PlainOperators
-
-T = TypeVar("T")
 
 # Which of the interpolated streams `att.mix` holds where.
 _R, _W, _K, _V, _A, _G = range(6)
@@ -60,7 +60,8 @@ class _Layer:
 class Station:
     """Where layers `first` to `end` are computed; the head is layer L. `weights` are what `prepare` gives in the dtype of these.
 
-    Those from `resident` on are kept on the host, and brought to the device for each step. `states` is what recurrent ones are in.
+    Those from `resident` on are kept on the host and brought to the device for each step, but for the head, which would take its
+    whole place there all the same. `states` is what recurrent ones are in.
     """
 
     weights: Weights
@@ -88,7 +89,7 @@ class FusedRwkv7:
 
     def __init__(self, stations: Sequence[Station], layers: int, recorder: Callable[[], Record] | None = None) -> None:
         """Steps are recorded by what `recorder` makes; if it is None, as CUDA graphs where they can be."""
-        first, last = stations[0].place(0), stations[-1].place(layers)
+        first, last = (_Place(station.weights, station.device) for station in (stations[0], stations[-1]))
         self._first_device = stations[0].device
         self._embedding = first("emb.weight")
         self._ln0 = first.norm("blocks.0.ln0")
@@ -131,9 +132,8 @@ class FusedRwkv7:
         for stage in self._stages:
             with current(stage.device):
                 x, v_first = stage(x, rows, v_first, pool)
-        norm, head = moved((self._norm, self._head), last.device)
         with current(last.device):
-            return last.operators.logits(x, chosen, norm, head, last.dtype)
+            return last.operators.logits(x, chosen, self._norm, self._head, last.dtype)
 
 
 def _is_recordable(stations: Sequence[Station]) -> bool:
@@ -150,15 +150,16 @@ class _Stage:
         self.operators = station.operators
         self.dtype = station.weights["blocks.0.att.w2"].dtype  # int8 leaves the low-rank matrices as they were
         self.device = station.device
-        self._first, self._resident = station.first, station.resident
-        self._layers = [_layer(station.place(i), i) for i in range(station.first, end)]
+        self._first = station.first
+        resident = min(station.resident, end)
+        self._resident = [_layer(station.place(i), i) for i in range(station.first, resident)]
+        self._streamed = Streamed((_layer(station.place(i), i) for i in range(resident, end)), station.device)
 
     def __call__(self, x: Tensor, rows: Rows, v_first: Tensor | None, pool: StatePool) -> tuple[Tensor, Tensor | None]:
         ops, dtype = self.operators, self.dtype
         x, rows = x.to(self.device), moved(rows, self.device)
         v_first = None if v_first is None else v_first.to(self.device, dtype)
-        for number, kept in enumerate(self._layers, self._first):
-            layer = kept if number < self._resident else moved(kept, self.device)
+        for number, layer in enumerate(chain(self._resident, self._streamed), self._first):
             att_shift, ffn_shift, wkv = pool.layer(number)
             mixed = ops.shift_mix(x, rows, att_shift, layer.mix, dtype)
             inner = Inner(*(result for packed in layer.inner for result in ops.products(mixed, packed)))
@@ -173,25 +174,6 @@ class _Stage:
 def current(device: torch.device) -> AbstractContextManager[object]:
     """Where kernels are started until it ends: Triton asks PyTorch."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-def moved(value: T, device: torch.device) -> T:
-    """The same with its tensors on `device`; what is there already is not copied."""
-    return cast("T", _moved(value, device))
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value if value.device == device else value.to(device, non_blocking=True)
-    if isinstance(value, tuple):
-        kind: Any = type(cast("object", value))
-        parts = [_moved(part, device) for part in cast("tuple[Any, ...]", value)]
-        return kind(*parts) if hasattr(kind, "_fields") else tuple(parts)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(
-            value, **{field.name: _moved(getattr(value, field.name), device) for field in fields(value) if field.init}
-        )
-    return value
 
 
 class _Place:

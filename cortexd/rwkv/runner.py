@@ -2,7 +2,7 @@
 
 import contextlib
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -58,9 +58,11 @@ class Runner:
         if isinstance(weights, Placed):
             self.arithmetic = f"torch {torch.__version__} on {', '.join(sorted(_processors(weights.homes)))}"
         self.sample = weights.sample if isinstance(weights, Placed) else None
-        self.pool = _pool(weights, slots)
         self.model: NativeRwkv7 | Rwkv7 | FusedRwkv7 | None = None
-        self._begin(weights)
+        with self._refused_without_memory():
+            self.model = self._model_of(weights)
+            self.pool = _pool(weights, slots)  # what the weights leave of the memory
+            self._begin(weights)
 
     def run(self, pieces: Sequence[Piece]) -> tuple[Tensor, list[int]]:
         """One step: logits `[rows, V]` in fp32 until the next one, and for each row the index of the piece it follows.
@@ -94,8 +96,10 @@ class Runner:
         if weights_identity(self._path) != self.identity:
             raise LoadFailed(f"{self._path.name} has changed on the disk since it was loaded; ask again.")
         weights = self._open(report)
-        self.pool.regain()
-        self._begin(weights)
+        with self._refused_without_memory():
+            self.model = self._model_of(weights)
+            self.pool.regain()
+            self._begin(weights)
 
     def _open(self, report: ReportBytes) -> Weights | Placed:
         if is_placed(self._strategy):
@@ -105,21 +109,24 @@ class Runner:
         check_heads(weights.shape, self._path.name)
         return weights
 
-    def _begin(self, weights: Weights | Placed) -> None:
+    @contextlib.contextmanager
+    def _refused_without_memory(self) -> Generator[None]:
         try:
-            self._take_up(weights)
+            yield
         except torch.OutOfMemoryError as error:
             raise LoadFailed(_without_memory(f"{self._path.name}, {self.strategy}", error)) from error
 
-    def _take_up(self, weights: Weights | Placed) -> None:
+    def _model_of(self, weights: Weights | Placed) -> NativeRwkv7 | Rwkv7 | FusedRwkv7:
         if isinstance(weights, Placed):
-            self.model = FusedRwkv7(weights.stations, self.shape.layers)
-            self.notices += weights.notices
-        elif self.threads is not None:
-            self.model = NativeRwkv7(weights.tensors, self.threads)
-        else:
-            self.model = Rwkv7(weights.tensors, self.shape)
-            least_rows(weights.strategy.dtype, torch.get_num_threads())
+            return FusedRwkv7(weights.stations, self.shape.layers)
+        if self.threads is not None:
+            return NativeRwkv7(weights.tensors, self.threads)
+        least_rows(weights.strategy.dtype, torch.get_num_threads())
+        return Rwkv7(weights.tensors, self.shape)
+
+    def _begin(self, weights: Weights | Placed) -> None:
+        if isinstance(weights, Placed):
+            self.notices += [notice for notice in weights.notices if notice not in self.notices]
         if not weights.trusted:
             _give_back_freed()
             self._probe()

@@ -41,12 +41,15 @@ class CudaLane(Lane):
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
+        # What is copied to may have been another's, who is not done with it.
+        self._stream.wait_stream(torch.cuda.current_stream(device))
         self._copied, self._left = ([torch.cuda.Event() for _ in range(_BUFFERS)] for _ in range(2))
 
     def copy(self, source: Tensor, place: Tensor, buffer: int) -> None:
         self._stream.wait_event(self._left[buffer])  # that was never left keeps nobody waiting
         with torch.cuda.stream(self._stream):
             place.copy_(source, non_blocking=True)
+            place.record_stream(self._stream)
             self._copied[buffer].record(self._stream)
 
     def await_copy(self, buffer: int) -> None:

@@ -210,7 +210,8 @@ class Operators(Protocol):
             S ← S·diag(w) − (S κ)(κ⊙a)ᵀ + v kᵀ       y = S r
             (GN(y) + (Σ r⊙k⊙r_k) v) ⊙ g
 
-        → `[T, C]` in A. The states of pieces that are not masked change in place.
+        → `[T, C]` in A. The states of pieces that are not masked change in place; in fp16 they are rounded after the last token
+        of a piece, and what is too large becomes the largest number there is.
         """
         ...
 

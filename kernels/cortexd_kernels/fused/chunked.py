@@ -31,9 +31,9 @@ _SPLITS = 4  # programs that share the sequential part of a head; 16 columns are
 def recurrence(streams: Streams, rows: Rows, state: Tensor, y: Tensor | None = None, least: int = 1) -> Tensor:
     """S ← S·diag(w) − (S κ)(κ⊙a)ᵀ + v kᵀ, y = S r for each token of a piece in turn, as `reference.wkv7_recurrent`: `[T, C]` fp32.
 
-    streams `[T, C]` with contiguous rows, w in fp32 above 0.5453; state fp32 `[slots, H, N, N]`, changed in place. Pieces that are
-    masked, or shorter than `least`, are left alone: their states, and their rows of `y`, to which results are written if it is
-    given.
+    streams `[T, C]` with contiguous rows, w in fp32 above 0.5453; state `[slots, H, N, N]` in fp32 or fp16, changed in place.
+    Pieces that are masked, or shorter than `least`, are left alone: their states, and their rows of `y`, to which results are
+    written if it is given.
     """
     count, width = streams.k.shape
     heads = width // HEAD
@@ -257,6 +257,15 @@ def _transition(
 
 
 @triton.jit
+def as_stored(S, state):
+    """In the dtype of `state`: what is too large for fp16 becomes its largest number, not infinity."""
+    if state.dtype.element_ty == tl.float16:
+        S = tl.where(S > 65504.0, 65504.0, S)
+        S = tl.where(S < -65504.0, -65504.0, S)
+    return S.to(state.dtype.element_ty)
+
+
+@triton.jit
 def _carry(
     starts,
     slots,
@@ -280,7 +289,7 @@ def _carry(
     key = tl.arange(0, N)[:, None]
     value = (tl.program_id(2) * SHARE + tl.arange(0, SHARE))[None, :]
     own = state + (slot.to(tl.int64) * heads + head) * N * N + value * N + key
-    S = tl.load(own)
+    S = tl.load(own).to(tl.float32)
     chunk = 0
     for earlier in range(0, piece, 128):
         chunk += tl.sum(_chunks(starts, slots, earlier, piece, least, C), 0)
@@ -291,7 +300,7 @@ def _carry(
         E = tl.load(added + at)
         tl.store(entering + at, S)
         S = _dot(D, S) + E
-    tl.store(own, S)
+    tl.store(own, as_stored(S, state))
 
 
 @triton.jit

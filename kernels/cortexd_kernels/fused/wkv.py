@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cortexd_kernels.fused import chunked
+from cortexd_kernels.fused.chunked import as_stored
 from cortexd_kernels.operators import HEAD, Readout, Rows, Streams
 
 _BUSY = 256  # programs that keep a GPU busy: with fewer, the rows of a state are split among several
@@ -14,7 +15,7 @@ CHUNKED = 64  # tokens from which on a piece is computed by chunks
 
 
 def wkv(streams: Streams, rows: Rows, state: Tensor, readout: Readout, splits: int | None = None) -> Tensor:
-    """`Operators.wkv`: state fp32 `[slots, H, N, N]` → `[T, C]` in A.
+    """`Operators.wkv`: state `[slots, H, N, N]` in fp32 or fp16 → `[T, C]` in A.
 
     Moves each state in and out once and, for each token, seven streams in and one out. Rows of a state are independent: `splits`
     (1, 2 or 4; by default what suits the batch) programs share a head, and then a second kernel does what needs whole heads.
@@ -135,13 +136,13 @@ def _recurrence(
     if end - first > most:
         return
     at = state + slot.to(tl.int64) * heads * N * N + value[:, None] * N + tl.arange(0, N)[None, :]
-    S = tl.load(at)
+    S = tl.load(at).to(tl.float32)
     if ALONE:
         S = _token(S, streams, strides, first, key, value, readout, out, heads, N, WHOLE)
     else:
         for t in tl.range(first, end, num_stages=3):
             S = _token(S, streams, strides, t, key, value, readout, out, heads, N, WHOLE)
-    tl.store(at, S)
+    tl.store(at, as_stored(S, state))
 
 
 @triton.jit

@@ -31,12 +31,17 @@ def readout(width: int) -> Readout:
 
 
 def judge(
-    lengths: Sequence[int], slots: Sequence[int], dtype: torch.dtype, heads: int = 2, splits: int | None = None
+    lengths: Sequence[int],
+    slots: Sequence[int],
+    dtype: torch.dtype,
+    heads: int = 2,
+    splits: int | None = None,
+    kept: torch.dtype = torch.float32,
 ) -> None:
     width, rows = heads * HEAD, Rows.of(lengths, slots)
     with traps():
         given, weights = streams(sum(lengths), width, dtype), readout(width)
-        state = trapped(torch.randn(SLOTS, heads, HEAD, HEAD))
+        state = trapped(torch.randn(SLOTS, heads, HEAD, HEAD).to(kept))
         before, expected_state = state.clone(), exact(state)
         y = wkv(given, rows, state, weights, splits)
     expected = plain.wkv(exact(given), rows, expected_state, exact(weights))
@@ -49,6 +54,25 @@ def judge(
         y[(rows.slots < 0)[rows.piece_of]],
         torch.zeros(sum(lengths[i] for i in range(len(slots)) if slots[i] < 0), width),
     )
+
+
+@pytest.mark.parametrize(("lengths", "slots"), [DECODES, ([2, 70], [4, 1])], ids=["decodes", "a long piece"])
+def test_states_may_be_kept_in_half_the_bytes(lengths: list[int], slots: list[int]):
+    judge(lengths, slots, torch.float16, heads=1, kept=torch.float16)
+
+
+@pytest.mark.parametrize("length", [1, 66])
+def test_a_state_that_is_too_large_for_fp16_becomes_its_largest_number_and_a_broken_one_stays_broken(length: int):
+    given, rows = streams(length, HEAD, torch.float16), Rows.of([length], [0])
+    state = torch.zeros(1, 1, HEAD, HEAD, dtype=torch.float16)
+    given.v.fill_(0.0)
+    given.v[:, 0], given.v[:, 1], given.v[:, 2] = 60000.0, -60000.0, torch.nan
+    given.k.fill_(2.0)
+    wkv(given, rows, state, readout(HEAD))
+    assert not state.isinf().any()
+    assert state[0, 0, 0].max() == 65504.0
+    assert state[0, 0, 1].min() == -65504.0
+    assert state[0, 0, 2].isnan().all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -82,16 +106,17 @@ def test_a_piece_may_be_cut_anywhere():
 def cases(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
     width, heads = 2048, 32
 
-    def call(lengths: list[int], splits: int) -> Callable[[], object]:
+    def call(lengths: list[int], splits: int, kept: torch.dtype = torch.float32) -> Callable[[], object]:
         count = sum(lengths)
         given = Streams(*(torch.empty(count, width, dtype=torch.float32 if i == 1 else dtype) for i in range(7)))
-        state, rows = torch.empty(64, heads, HEAD, HEAD), Rows.of(lengths, range(len(lengths)))
+        state, rows = torch.empty(64, heads, HEAD, HEAD, dtype=kept), Rows.of(lengths, range(len(lengths)))
         weights = Readout(torch.empty(width), Norm(torch.empty(width), torch.empty(width)))
         return lambda: wkv(given, rows, state, weights, splits)
 
     yield "pieces", call([1, 32], 1)
     if dtype is torch.float16:
         yield "decodes", call([1] * 8, 1)
+        yield "decodes of narrow states", call([1] * 8, 1, torch.float16)
         yield "split pieces", call([32], 4)
 
 
