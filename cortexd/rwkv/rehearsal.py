@@ -16,7 +16,8 @@ from cortexd.rwkv.checkpoint import Checkpoint, no_report
 from cortexd.rwkv.fused import FusedRwkv7, Station
 from cortexd.rwkv.graphs import BUCKETS
 from cortexd.rwkv.prepare import prepare
-from cortexd.rwkv.state import StatePool
+from cortexd.rwkv.state import Home, StatePool
+from cortexd_kernels.draws import Draw, packed
 from cortexd_kernels.operators import Operators
 
 _LAYERS = 2
@@ -27,11 +28,12 @@ _MOST = 1024  # tokens of prompts: more are computed by the same kernels
 class Rehearsal:
     """Of the checkpoint at `path` with weights in `dtype`: with up to so many `sequences`, and `prefill` tokens of prompts."""
 
-    def __init__(self, path: Path, dtype: torch.dtype, device: torch.device, sequences: int, prefill: int) -> None:
+    def __init__(self, path: Path, dtype: torch.dtype, home: Home, sequences: int, prefill: int) -> None:
         checkpoint = Checkpoint(str(path), no_report)
         self.shape = msgspec.structs.replace(checkpoint.shape, layers=min(_LAYERS, checkpoint.shape.layers))
         checkpoint.shape = self.shape
-        self.device = device
+        self.device = home.device
+        self._home = home
         with torch.inference_mode():
             self._weights = dict(prepare(checkpoint, dtype))
         self._steps = list(steps(sequences, prefill))
@@ -41,7 +43,7 @@ class Rehearsal:
         """The logits of all steps `[n, V]`."""
         layers = self.shape.layers
         model = FusedRwkv7([Station.whole(self._weights, operators, self.device, layers)], layers)
-        pool = StatePool(self.shape, max(map(len, self._steps)), [self.device] * layers)
+        pool = StatePool(self.shape, max(map(len, self._steps)), [self._home] * layers)
         tokens = itertools.cycle(range(1, self.shape.vocabulary))
         results: list[Tensor] = []
         for lengths in self._steps:
@@ -71,10 +73,9 @@ def steps(sequences: int, prefill: int) -> Iterator[list[int]]:
 
 def _draw(operators: Operators, logits: Tensor) -> None:
     """Once with each of the tables that may be there."""
-    sample = getattr(operators, "sample", None)
-    if sample is None:
+    if operators.sample is None:
         return
     flags = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-    draws = torch.tensor([[1.0, 1, 0, 0, 0, 0, 1, 0, 0.5, 0, 0]], dtype=torch.float64, device=logits.device)
+    draws = packed([Draw()], logits.device)
     for counts, bias in itertools.product((None, torch.zeros_like(logits[:1])), repeat=2):
-        sample(logits[:1], draws, counts, bias, flags, flags)
+        operators.sample(logits[:1], draws, counts, bias, flags, flags)

@@ -15,7 +15,8 @@ from cortexd.errors import CortexdError
 from cortexd.rwkv.fused import current
 from cortexd.rwkv.placement import gpu_problem
 from cortexd.rwkv.rehearsal import Rehearsal
-from cortexd.strategies import parse
+from cortexd.rwkv.state import Home
+from cortexd.strategies import Segment, parse
 from cortexd_kernels.choices import is_kept, keep_choices
 from cortexd_kernels.dispatch import fused_operators, keep_compiled
 from cortexd_kernels.examiner import Examiner
@@ -72,16 +73,19 @@ def warm_up(task: Task, tell: Tell) -> Report:
     if problem := gpu_problem("cuda fp16") or toolchain_problem():
         return Report(problem)
     keep_compiled(Path(task.cache))
-    parts = [(model, device, dtype) for model in task.models for device, dtype in gpu_parts(model.strategy)]
-    return Report(warmed=[_warm(task, model, torch.device(device), dtype, tell) for model, device, dtype in parts])
+    return Report(
+        warmed=[_warm(task, model, part, tell) for model in task.models for part in gpu_parts(model.strategy)]
+    )
 
 
-def gpu_parts(strategy: str) -> list[tuple[str, str]]:
-    """Each GPU that it names, with what weights are in there."""
-    return list(dict.fromkeys((it.device, it.dtype) for it in parse(strategy) if it.device != "cpu"))
+def gpu_parts(strategy: str) -> list[Segment]:
+    """Each GPU that it names, with what weights and states are in there; of how many layers is left open."""
+    parts = (Segment(it.device, it.dtype, states=it.states) for it in parse(strategy) if it.device != "cpu")
+    return list(dict.fromkeys(parts))
 
 
-def _warm(task: Task, model: Model, device: torch.device, dtype: str, tell: Tell) -> Warmed:
+def _warm(task: Task, model: Model, part: Segment, tell: Tell) -> Warmed:
+    device, dtype = torch.device(part.device), part.dtype
     if problem := gpu_problem(f"{device} {dtype}"):
         return Warmed(model.name, str(device), "", dtype, problem)
     began, hardware, tuned, problem = time.monotonic(), hardware_of(device), 0, ""
@@ -92,7 +96,8 @@ def _warm(task: Task, model: Model, device: torch.device, dtype: str, tell: Tell
         if not problem:
             tell(f"{where}: compiling them")
             with current(device):
-                rehearsal = Rehearsal(Path(model.path), NUMBERS[dtype], device, model.sequences, task.prefill)
+                home = Home(device, NUMBERS[part.states])
+                rehearsal = Rehearsal(Path(model.path), NUMBERS[dtype], home, model.sequences, task.prefill)
                 problem = _judged(task, rehearsal, hardware, dtype)
                 if not problem:
                     tuned = _tune(task, rehearsal, hardware, lambda done: tell(f"{where}: {done}"))

@@ -2,12 +2,14 @@
 
 `python kernels/benchmarks/fused_model.py --size 1.5B --dtype fp16 --batch 1 8 32 --prompt 1024`
 
-Random weights of an official shape. First every operator is compared with its definition; what computes wrongly is not timed. The
+Random weights of an official shape, with the tiles that `cortexd warmup` has chosen for it. First every operator is compared with
+its definition; what computes wrongly is not timed. The
 floor is the bytes a step must move (weights once, of the embedding one row a sequence; states twice), at the speed of reading a
 gigabyte just before. `--profile FILE` writes where the time of one step goes.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from cortexd.checkpoints.shape import ModelShape
+from cortexd.config import default_paths
 from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.fused import FusedRwkv7, Station
 from cortexd.rwkv.state import Home, StatePool
@@ -89,7 +92,7 @@ class Bench:
         self.dtype, self.states = DTYPES[args.dtype], DTYPES[args.states]
         if self.device.type == "cuda" and not torch.cuda.is_available():
             sys.exit("PyTorch finds no GPU here: `--device cpu --size tiny` tries this script out.")
-        operators, problem = operators_for(self.device, self.dtype)
+        operators, problem = operators_for(self.device, self.dtype, default_paths(os.environ).cache)
         if problem:
             sys.exit(f"Nothing is timed: {problem}.")
         self.operators: Operators = operators

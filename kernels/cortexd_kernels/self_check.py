@@ -7,12 +7,13 @@ without harm: it writes a line of JSON with each case that it begins, {"begin": 
 import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from cortexd_kernels.draws import Draw, packed
 from cortexd_kernels.operators import (
     HEAD,
     Activation,
@@ -51,24 +52,17 @@ _BATCHES = (
     ([40, 1], [1, 3]),
     ([70, 1, 1], [1, 3, 0]),
 )
-# temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, penalty_decay, rwkv_order, uniform, slot, biased
 _DRAWS = (
-    (0.0, 1.0, 0, 0.0, 0.0, 0.0, 1.0, 0, 0.5, 0, 0),
-    *((temperature, 1.0, top_k, 0.0, 0.0, 0.0, 1.0, 0, uniform, 0, 0)
-      for temperature, top_k, uniform in ((1.0, 0, 0.1), (1.0, 0, 0.9), (0.5, 0, 0.6), (1.0, 40, 0.3), (2.0, 400, 0.7))),
-)  # fmt: skip
+    Draw(temperature=0.0),
+    Draw(uniform=0.1),
+    Draw(uniform=0.9),
+    Draw(temperature=0.5, uniform=0.6),
+    Draw(top_k=40, uniform=0.3),
+    Draw(temperature=2.0, top_k=400, uniform=0.7),
+)
 
 Results = list[Tensor]
 _Case = Callable[[Operators], Results]
-
-
-@runtime_checkable
-class Draws(Protocol):
-    """Operators that also draw tokens."""
-
-    def sample(self, logits: Tensor, draws: Tensor) -> Tensor:
-        """As `cortexd_kernels.fused.sampling.sample`."""
-        ...
 
 
 class Finding(NamedTuple):
@@ -87,7 +81,7 @@ def check(
     """With weights in `dtype`, int8 beside activations in bf16; `begin` is told what is computed next."""
     judge = PlainOperators()
     activations = dtype if dtype.is_floating_point else torch.bfloat16
-    for name, case in _cases(device, activations, dtype, draws=isinstance(operators, Draws)):
+    for name, case in _cases(device, activations, dtype, draws=operators.sample is not None):
         begin(name)
         try:
             found, expected = case(operators), case(judge)
@@ -143,8 +137,7 @@ class _Numbers:
         return (matrix / scales.unsqueeze(1)).round().to(self.weights), scales
 
     def single(self, rows: int, columns: int, activation: Activation = Activation.NONE) -> Packed:
-        weight, scales = self.weight(rows, columns)
-        return Packed.single(weight, scales, activation)
+        return Packed.single(*self.weight(rows, columns), activation)
 
 
 def _of(rows: Rows, numbers: _Numbers) -> dict[str, _Case]:
@@ -201,25 +194,26 @@ def _streams(inner: Inner, dtype: torch.dtype) -> Streams:
 
 def _sampling(numbers: _Numbers) -> _Case:
     logits = numbers(len(_DRAWS), _V, scale=3.0)
-    draws = torch.tensor(_DRAWS, dtype=torch.float64, device=numbers.device)
 
     def sampling(ops: Operators) -> Results:
-        tokens = ops.sample(logits, draws) if isinstance(ops, Draws) else drawn(logits, draws)
+        tokens = drawn(logits, _DRAWS) if ops.sample is None else ops.sample(logits, packed(_DRAWS, logits.device))
         return [torch.nn.functional.one_hot(tokens.long().clamp(min=0), _V)]
 
     return sampling
 
 
-def drawn(logits: Tensor, draws: Tensor) -> Tensor:
+def drawn(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """The definition, as far as it is checked: of each row the largest of the logits, or the first token at which the running sum
     of e^(logit / temperature), over the `top_k` largest, exceeds `uniform` of them all.
     """
-    temperature, top_k, uniform = draws[:, 0:1], draws[:, 2:3], draws[:, 8:9]
-    x = logits.double()
-    kept = (x.argsort(descending=True, stable=True).argsort() < top_k) | (top_k == 0)
-    sums = torch.softmax((x / temperature.clamp(min=1e-9)).masked_fill(~kept, -torch.inf), 1).cumsum(1)
-    tokens = (sums <= uniform * sums[:, -1:]).sum(1)
-    return torch.where(temperature.squeeze(1) > 0, tokens, x.argmax(1))
+    tokens: list[Tensor] = []
+    for row, draw in zip(logits.double(), draws, strict=True):
+        ranks = row.argsort(descending=True, stable=True).argsort()
+        few = 1 if draw.temperature == 0.0 else draw.top_k or len(row)
+        weights = torch.softmax(row / (draw.temperature or 1.0), 0).masked_fill(ranks >= few, 0.0)
+        sums = weights.cumsum(0)
+        tokens.append((sums <= draw.uniform * sums[-1]).sum())
+    return torch.stack(tokens)
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:

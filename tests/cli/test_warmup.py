@@ -24,6 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("CORTEXD_CONFIG", "CORTEXD_HOST", "CONFIGURATION_DIRECTORY", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(command, "has_gpu", lambda: True)
+    monkeypatch.setattr(command, "computes_on_gpus", lambda: False)
     models = tmp_path / "models"
     models.mkdir()
     for name in ("goose", "duck"):
@@ -66,6 +67,17 @@ def test_every_model_that_names_a_gpu_is_warmed(home: Path, tasks: list[dict[str
     assert done.stderr == f"What is found out is kept in {home}/cache/kernels.\n"
     goose = {"name": "goose", "path": f"{home}/models/goose.pth", "strategy": "cuda fp16", "sequences": 8}
     assert tasks == [{"models": [goose], "cache": f"{home}/cache", "prefill": 512, "again": False}]
+
+
+def test_so_is_one_that_auto_puts_there(home: Path, tasks: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch):
+    (home / "cortexd.toml").write_text(f'[models]\ndirectories = ["{home}/models"]\nembedded = false\n')
+    monkeypatch.setattr(command, "computes_on_gpus", lambda: True)
+    monkeypatch.setattr(command, "ceilings", lambda *_: {"cpu": 2**40, "cuda:0": 2**29, "cuda:1": 2**40})
+    warmup()
+    assert [(model["name"], model["strategy"]) for model in tasks[0]["models"]] == [
+        ("duck", "cuda:1 fp32"),
+        ("goose", "cuda:1 fp32"),
+    ]
 
 
 @pytest.mark.usefixtures("home")

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from cortexd_kernels import self_check
+from cortexd_kernels.draws import Draw
 from cortexd_kernels.plain import PlainOperators
-from cortexd_kernels.self_check import NUMBERS, Finding, check, drawn
+from cortexd_kernels.self_check import NUMBERS, Finding, _Numbers, _sampling, check, drawn
 from tests.kernels import broken
 
 CPU = torch.device("cpu")
@@ -46,14 +48,20 @@ def test_what_is_computed_is_told_before():
 
 
 def test_tokens_are_drawn_as_they_are_defined():
-    probabilities = torch.tensor([[0.1, 0.0, 0.4, 0.2, 0.3]])
-    draw = [1.0, 1.0, 0, 0, 0, 0, 1.0, 0, 0.0, 0, 0]
+    logits = torch.tensor([[0.1, 0.0, 0.4, 0.2, 0.3]]).log()
 
-    def token(temperature: float, top_k: int, uniform: float) -> int:
-        row = [temperature, *draw[1:2], top_k, *draw[3:8], uniform, *draw[9:]]
-        return int(drawn(probabilities.log(), torch.tensor([row], dtype=torch.float64)))
+    def token(uniform: float, temperature: float = 1.0, top_k: int = 0) -> int:
+        return int(drawn(logits, [Draw(temperature=temperature, top_k=top_k, uniform=uniform)]))
 
-    assert [token(1.0, 0, u) for u in (0.0001, 0.0999, 0.1001, 0.4999, 0.5001, 0.7001)] == [0, 0, 2, 2, 3, 4]
-    assert token(0.0, 0, 0.9) == 2
-    assert [token(1.0, 2, u) for u in (0.0, 0.57, 0.58)] == [2, 2, 4]  # 4/7 and 3/7 remain
-    assert token(0.1, 0, 0.9) == 2
+    assert [token(uniform) for uniform in (0.0001, 0.0999, 0.1001, 0.4999, 0.5001, 0.7001)] == [0, 0, 2, 2, 3, 4]
+    assert [token(uniform, top_k=2) for uniform in (0.0001, 0.57, 0.58)] == [2, 2, 4]  # 4/7 and 3/7 remain
+    assert token(0.9, temperature=0.0) == 2
+    assert token(0.9, temperature=0.1) == 2
+
+
+def test_no_number_that_is_drawn_with_lies_where_rounding_decides():
+    exact = _sampling(_Numbers(CPU, torch.float32, torch.float32))(PlainOperators())
+    for shift in (-1e-4, 1e-4):
+        shifted = [draw._replace(uniform=draw.uniform + shift) for draw in self_check._DRAWS]
+        logits = _Numbers(CPU, torch.float32, torch.float32)(len(shifted), self_check._V, scale=3.0)
+        assert torch.equal(exact[0].argmax(1), drawn(logits, shifted))

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from cortexd.errors import LoadFailed
+from cortexd.rwkv import placement
 from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.checkpoint import no_report
 from cortexd.rwkv.runner import Runner
 from cortexd.rwkv.state import StatePool
 from cortexd.rwkv.weights_cache import WeightsCache
+from cortexd_kernels.plain import PlainOperators
 from tests.rwkv.fused_model import TOLERANCE, VOCABULARY, Model, compare_state, tokens, write_tiny
 from tests.rwkv.oracle import Oracle
 from tests.rwkv.recording import recorded, recorded_but_once
@@ -137,6 +139,21 @@ def test_a_strategy_of_several_parts_is_computed_as_it_says(
         assert (logits[0] - expected).pow(2).mean().sqrt() <= tolerance * expected.pow(2).mean().sqrt()
         assert runner.strategy.startswith("layers 0")
         assert not runner.notices
+
+
+def test_what_is_found_out_about_operators_is_kept_beside_the_weights(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[tuple[torch.device, torch.dtype, Path | None]] = []
+
+    def operators_for(device: torch.device, dtype: torch.dtype, cache: Path | None) -> tuple[PlainOperators, str]:
+        asked.append((device, dtype, cache))
+        return PlainOperators(), "they compute wrongly"
+
+    monkeypatch.setattr(placement, "operators_for", operators_for)
+    runner = Runner(str(tiny), "cpu int8 *1 -> cpu fp32", 2, no_report, WeightsCache(tmp_path / "kept"))
+    assert asked == [(torch.device("cpu"), dtype, tmp_path / "kept") for dtype in (torch.int8, torch.float32)]
+    assert runner.notices == ["they compute wrongly"]
 
 
 def test_without_a_gpu_a_model_is_computed_on_the_cpu_and_says_so(tiny: Path):

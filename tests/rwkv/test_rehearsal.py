@@ -10,11 +10,10 @@ from cortexd.rwkv.batch import Piece
 from cortexd.rwkv.checkpoint import no_report
 from cortexd.rwkv.rehearsal import Rehearsal, steps
 from cortexd.rwkv.runner import Runner
+from cortexd.rwkv.state import Home
 from cortexd_kernels.operators import Mix, Packed, Rows
 from cortexd_kernels.plain import PlainOperators
 from tests.checkpoint_files import tiny_state_dict, write_pth
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def test_steps_are_of_all_numbers_of_sequences_and_of_prompts_alone_and_beside_t
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
 def test_two_layers_and_the_head_are_computed_in_the_numbers_asked_for(tiny: Path, dtype: torch.dtype):
     operators = Watched()
-    logits = Rehearsal(tiny, dtype, CPU, 2, 128).run(operators)
+    logits = Rehearsal(tiny, dtype, Home(), 2, 128).run(operators)
     count = len(list(steps(2, 128)))
     assert operators.norms == count * 2 * 2
     assert operators.weights_in == {dtype}
@@ -67,5 +66,5 @@ def test_they_are_those_of_the_model(tmp_path: Path):
     write_pth(tmp_path / "two.pth", tiny_state_dict(5, layers=2, vocabulary=300))
     runner = Runner(str(tmp_path / "two.pth"), "cpu fp32 *1 -> cpu fp32", 1, no_report)
     expected, _ = runner.run([Piece(runner.pool.take(), [1])])
-    found = Rehearsal(tmp_path / "two.pth", torch.float32, CPU, 1, 128).run(PlainOperators())
+    found = Rehearsal(tmp_path / "two.pth", torch.float32, Home(), 1, 128).run(PlainOperators())
     assert torch.allclose(found[0], expected[0], atol=1e-4)

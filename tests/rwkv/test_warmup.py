@@ -13,7 +13,9 @@ from torch import Tensor
 from cortexd.errors import UnsupportedCheckpoint
 from cortexd.rwkv import warmup
 from cortexd.rwkv.rehearsal import Rehearsal
+from cortexd.rwkv.state import Home
 from cortexd.rwkv.warmup import Model, Report, Task, Warmed, gpu_parts, warm_up
+from cortexd.strategies import Segment
 from cortexd_kernels.hardware import Hardware
 from cortexd_kernels.operators import Packed
 from cortexd_kernels.plain import PlainOperators
@@ -33,9 +35,7 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
     monkeypatch.setattr(warmup, "keep_compiled", lambda cache: None)
     monkeypatch.setattr(warmup, "current", lambda device: torch.device("cpu"))
     monkeypatch.setattr(warmup, "fused_operators", lambda device, cache: PlainOperators())
-    monkeypatch.setattr(
-        warmup, "Rehearsal", lambda path, dtype, device, *numbers: Rehearsal(path, dtype, torch.device("cpu"), 1, 128)
-    )
+    monkeypatch.setattr(warmup, "Rehearsal", lambda path, dtype, home, *numbers: Rehearsal(path, dtype, Home(), 1, 128))
     monkeypatch.setattr(warmup, "_tune", lambda task, rehearsal, hardware, tell: 7)
     checks(monkeypatch)
     return Task([Model("tiny", str(tmp_path / "tiny.pth"), "cuda fp16", 4)], str(tmp_path / "cache"), 256)
@@ -62,9 +62,9 @@ def quiet(_: str) -> None:
 
 
 def test_every_gpu_and_format_of_a_strategy_is_warmed_once():
-    assert gpu_parts("cuda fp16 *3 -> cuda:1 fp16i8 *2 -> cpu bf16 -> cuda:0 fp16") == [
-        ("cuda:0", "fp16"),
-        ("cuda:1", "int8"),
+    assert gpu_parts("cuda fp16 *3 -> cuda:1 fp16i8 *2 states fp16 -> cpu bf16 -> cuda:0 fp16") == [
+        Segment("cuda:0", "fp16"),
+        Segment("cuda:1", "int8", states="fp16"),
     ]
 
 
