@@ -2,10 +2,9 @@
 
 `python kernels/benchmarks/fused_model.py --size 1.5B --dtype fp16 --batch 1 8 32 --prompt 1024`
 
-Random weights of an official shape, with the tiles that `cortexd warmup` has chosen for it. First every operator is compared with
-its definition; what computes wrongly is not timed. The
-floor is the bytes a step must move (weights once, of the embedding one row a sequence; states twice), at the speed of reading a
-gigabyte just before. `--profile FILE` writes where the time of one step goes.
+Random weights of an official shape, in the tiles that `cortexd warmup` has chosen for it. First every operator is compared with its
+definition; what computes wrongly is not timed. The floor is the bytes a step must move (weights once, of the embedding one row a
+sequence; states twice), at the speed of reading a gigabyte just before. `--profile FILE` writes where the time of one step goes.
 """
 
 import argparse

@@ -33,7 +33,7 @@ def hardware_of(device: "torch.device") -> Hardware:
     if device.type == "cpu":
         return Hardware("cpu", platform.machine(), platform.release())
     properties = torch.cuda.get_device_properties(device)
-    capability = getattr(properties, "gcnArchName", "") or f"{properties.major}.{properties.minor}"
+    capability = properties.gcnArchName if torch.version.hip else f"{properties.major}.{properties.minor}"
     return Hardware(properties.name, capability, _driver())
 
 
