@@ -119,6 +119,8 @@ def _judged(task: Task, rehearsal: Rehearsal, hardware: Hardware, dtype: str) ->
     """Why these operators are not fit for models of this size; no load will take them then."""
     operators = fused_operators(rehearsal.device, None)
     found, expected = rehearsal.run(operators), rehearsal.run(PlainOperators())
+    if not bool(expected.isfinite().all()):
+        return f"these weights are too large for {dtype}: PyTorch itself computes no finite numbers with them"
     off = float(((found - expected).square().mean() / expected.square().mean()).sqrt())
     if off <= _TOLERANCE:
         return ""

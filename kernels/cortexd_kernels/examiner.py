@@ -74,8 +74,8 @@ class Examiner:
                 with contextlib.suppress(OSError):  # where nothing can be kept, nobody waits either
                     own = folder(self._cache)
                     own.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    sweep(self._cache, self._now())
                     stack.enter_context(turn(own / "lock"))
+                    sweep(self._cache, self._now())
             yield
 
     def _find_out(self, device: torch.device, dtype: str) -> Finding:

@@ -18,6 +18,7 @@ class Right(PlainOperators):
         if path := os.environ.get(LOG):
             with Path(path).open("a") as log:
                 log.write("made\n")
+            print("ptxas has something to say", 1, sep="\n", flush=True)
 
 
 class ForgetsToWrite(Right):

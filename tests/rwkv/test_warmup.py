@@ -113,6 +113,15 @@ def test_what_is_wrong_only_at_full_size_is_found_and_no_load_will_take_it(gpu: 
     assert kept.stands(kept.when + 1e9)
 
 
+def test_weights_that_a_format_cannot_hold_speak_against_no_kernels(gpu: Task, tmp_path: Path):
+    state = tiny_state_dict(5, layers=2, vocabulary=300)
+    state["head.weight"][7] = 1e30
+    write_pth(tmp_path / "tiny.pth", state)
+    (done,) = warm_up(gpu, quiet).warmed
+    assert done.problem == "these weights are too large for fp16: PyTorch itself computes no finite numbers with them"
+    assert Verdicts(Path(gpu.cache)).find(HERE, "fp16") is None
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
