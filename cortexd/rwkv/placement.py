@@ -1,7 +1,8 @@
 """A model's weights on the devices that its strategy names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -71,12 +72,15 @@ def place(path: Path, strategy: str, cache: WeightsCache | None, report: ReportB
     shape = next(iter(opened.values())).shape
     stretches = plan(segments, shape.layers)
     notices: list[str] = []
+    total = _bytes(stretches, opened)
+    # A load that says nothing for two minutes is given up, and to check kernels for the first time may take as long.
+    alive = partial(report, total, total)
     kept = None if cache is None else cache.directory
-    stations = [_station(stretch, opened[stretch.dtype], notices, kept) for stretch in stretches]
+    stations = [_station(stretch, opened[stretch.dtype], notices, kept, alive) for stretch in stretches]
     return Placed(
         shape=shape,
         strategy=described(stretches),
-        bytes=_bytes(stretches, opened),
+        bytes=total,
         stations=stations,
         notices=notices,
         trusted=all(weights.trusted for weights in opened.values()),
@@ -84,9 +88,11 @@ def place(path: Path, strategy: str, cache: WeightsCache | None, report: ReportB
     )
 
 
-def _station(stretch: Stretch, weights: Weights, notices: list[str], cache: Path | None) -> Station:
+def _station(
+    stretch: Stretch, weights: Weights, notices: list[str], cache: Path | None, alive: Callable[[], None]
+) -> Station:
     device = torch.device(stretch.device)
-    operators, problem = operators_for(device, weights.strategy.dtype, cache)
+    operators, problem = operators_for(device, weights.strategy.dtype, cache, alive)
     if problem and problem not in notices:
         notices.append(problem)
     states = FORMATS[stretch.states]

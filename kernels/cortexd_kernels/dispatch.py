@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,17 +19,20 @@ from cortexd_kernels.toolchain import toolchain_problem
 _TRITONS_OWN = ("TRITON_CACHE_DIR", "TRITON_HOME")  # where a user has it keep what it compiles
 
 
-def operators_for(device: torch.device, dtype: torch.dtype, cache: Path | None = None) -> tuple[Operators, str]:
+def operators_for(
+    device: torch.device, dtype: torch.dtype, cache: Path | None = None, alive: Callable[[], None] = lambda: None
+) -> tuple[Operators, str]:
     """The best there are for weights of `dtype`, and why they are not the fused ones: "" where they are or none are meant.
 
-    What is found out is kept in `cache`; without one it is found out at each load, which takes minutes.
+    What is found out is kept in `cache`; without one it is found out at each load, which takes minutes, in which `alive` is told of
+    each step.
     """
     if device.type == "cpu":
         return PlainOperators(), ""
     if problem := toolchain_problem():
         return PlainOperators(), problem
     keep_compiled(cache)
-    if problem := Examiner(cache).verdict(device, dtype).problem:
+    if problem := Examiner(cache).verdict(device, dtype, alive=alive).problem:
         return PlainOperators(), problem
     return fused_operators(device, cache), ""
 

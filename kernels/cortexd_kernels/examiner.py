@@ -22,7 +22,7 @@ from cortexd_kernels.self_check import FUSED, NUMBERS, Finding
 from cortexd_kernels.verdicts import Verdict, Verdicts
 
 _MODULE = "cortexd_kernels.self_check"
-_PATIENCE = 180.0  # seconds: what is computed may have to be compiled first, on a busy machine
+_PATIENCE = 90.0  # seconds: what is computed may have to be compiled first, on a busy machine
 _END = 5.0  # seconds that a killed process has to end: one that waits for a broken device does not
 
 
@@ -46,16 +46,18 @@ class Examiner:
         self._now = now
         self._verdicts = Verdicts(cache)
 
-    def verdict(self, device: torch.device, dtype: torch.dtype, *, anew: bool = False) -> Verdict:
-        """What is kept, or found out now, as is done `anew` in any case."""
+    def verdict(
+        self, device: torch.device, dtype: torch.dtype, *, anew: bool = False, alive: Callable[[], None] = lambda: None
+    ) -> Verdict:
+        """What is kept, or found out now, as is done `anew` in any case; `alive` is told whenever that gets on."""
         hardware, name = hardware_of(device), _name(dtype)
         if not anew and (kept := self._standing(hardware, name)) is not None:
             return kept
-        with self._turn():
+        with self._turn(alive):
             if not anew and (kept := self._standing(hardware, name)) is not None:
                 return kept  # found out by whom we have waited for
             try:
-                finding = self._find_out(device, name)
+                finding = self._find_out(device, name, alive)
             except OSError as error:
                 finding = Finding(f"the kernels cannot be checked on {device} in {name}: {error}", True)
             verdict = Verdict(hardware.name, name, finding.problem, self._now(), finding.passing)
@@ -67,18 +69,18 @@ class Examiner:
         return kept if kept is not None and kept.stands(self._now()) else None
 
     @contextlib.contextmanager
-    def _turn(self) -> Generator[None]:
+    def _turn(self, alive: Callable[[], None]) -> Generator[None]:
         """Several checks at once would wait for each other's compilers, and for the memory of the device."""
         with contextlib.ExitStack() as stack:
             if self._cache is not None:
                 with contextlib.suppress(OSError):  # where nothing can be kept, nobody waits either
                     own = folder(self._cache)
                     own.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    stack.enter_context(turn(own / "lock"))
+                    stack.enter_context(turn(own / "lock", alive))
                     sweep(self._cache, self._now())
             yield
 
-    def _find_out(self, device: torch.device, dtype: str) -> Finding:
+    def _find_out(self, device: torch.device, dtype: str, alive: Callable[[], None]) -> Finding:
         command = [sys.executable, "-m", _MODULE, str(device), dtype, self._operators]
         with tempfile.TemporaryFile() as said:
             # A session of its own: a compiler that it has started ends with it.
@@ -93,6 +95,7 @@ class Examiner:
                         _wait(child)  # what it holds of the device is for the load
                         return Finding(line["problem"], line["passing"])
                     begun = line["begin"]
+                    alive()
                 _wait(child)
                 return Finding(f"{begun} ends the process that checks it {where}: {_end(child, said)}", True)
             except TimeoutError:

@@ -4,8 +4,11 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from pathlib import Path
+
+_WAIT = 0.1  # seconds between two looks whether another process is done
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -24,8 +27,14 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def turn(path: Path) -> Generator[None]:
-    """One process at a time: who has waited for another finds what it made. Raises OSError."""
+def turn(path: Path, waiting: Callable[[], None] = lambda: None) -> Generator[None]:
+    """One process at a time: who has waited for another, which is told again and again, finds what it made. Raises OSError."""
     with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                waiting()
+                time.sleep(_WAIT)
         yield

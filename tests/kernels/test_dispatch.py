@@ -28,7 +28,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         def __init__(self, cache: Path) -> None:
             machine["cache"] = str(cache)
 
-        def verdict(self, device: torch.device, dtype: torch.dtype) -> Verdict:
+        def verdict(self, device: torch.device, dtype: torch.dtype, alive: object) -> Verdict:
             machine["checked"] = f"{dtype} on {device}, compiled into {os.environ.get('TRITON_CACHE_DIR')}"
             return Verdict("a GPU", "fp16", machine["wrong"], 0.0)
 

@@ -34,7 +34,7 @@ class Load:
         self._examiner = Examiner(cache, now=clock)
 
     def finds(self, finding: Finding, *, anew: bool = False) -> str:
-        def find_out(device: torch.device, dtype: str) -> Finding:
+        def find_out(device: torch.device, dtype: str, alive: object) -> Finding:
             self.checks += 1
             return finding
 
@@ -73,6 +73,13 @@ def test_two_workers_at_once_have_one_check_made_and_later_loads_none(log: Path,
     assert found == [Verdict("cpu", "fp16", "", 1e9)] * 3
     assert log.read_text().split() == ["made"]
     assert kept_verdicts(tmp_path) == found[:1]
+
+
+@pytest.mark.usefixtures("log")
+def test_a_check_tells_whenever_it_gets_on_so_that_no_load_is_given_up_for_it():
+    signs: list[None] = []
+    assert examiner(None, broken.Right).verdict(CPU, torch.float16, alive=lambda: signs.append(None)).problem == ""
+    assert len(signs) > 10
 
 
 @pytest.mark.parametrize(
