@@ -17,7 +17,9 @@ from cortexd_kernels.hardware import Hardware
 from cortexd_kernels.release import folder
 
 FEW = 8  # rows that are multiplied without tensor cores
-_PROGRAMS = 264  # that keep a GPU busy: two for each of its processors
+_PROGRAMS = 128  # that keep a GPU busy,
+_FEW_PROGRAMS = 264  # and where they wait for memory rather than compute
+_FEW_TOKENS = 32  # up to which they do: with more, what small tiles read again and again costs more than they hide
 _SPARSE_PROGRAMS = 1024  # where most of what they ask for is masked out
 _MOST = 1024  # rows, beyond which they are only more of the same
 _ENDING = ".choices.json"
@@ -81,7 +83,8 @@ def tile(product: Product, count: int) -> Tile:
     wide = product.dtype is torch.float32
     tokens = min(max(_power(count), 16), 64 if wide else 128)
     rows = 64 if wide else 128
-    while rows > 16 and -(-product.results // rows) * -(-count // tokens) < _PROGRAMS:
+    programs = _PROGRAMS if wide or tokens > _FEW_TOKENS else _FEW_PROGRAMS
+    while rows > 16 and -(-product.results // rows) * -(-count // tokens) < programs:
         rows //= 2
     if wide:
         return Tile(tokens, rows, 32, 2, 4)
@@ -94,7 +97,7 @@ def split(product: Product, count: int) -> Split:
     """A row of the value matrix is read in pieces of at least 128 bytes."""
     tokens, rows, depth, stages, warps = tile(product, count)
     programs = _SPARSE_PROGRAMS if count <= FEW else _PROGRAMS
-    return Split(tokens, max(rows, 64), min(depth, 64), programs, stages, warps)
+    return Split(tokens, max(rows, 64), min(depth, 64), programs, min(stages, 3), warps)
 
 
 def bucket(count: int) -> int:

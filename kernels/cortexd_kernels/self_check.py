@@ -8,6 +8,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -49,8 +50,8 @@ _BATCHES = (
     ([1], [2]),
     ([1, 1, 1], [2, 0, -1]),
     ([1, 3, 1], [2, 0, -1]),
-    ([40, 1], [1, 3]),
-    ([70, 1, 1], [1, 3, 0]),
+    ([20, 1], [1, 3]),
+    ([66, 1, 1], [1, 3, 0]),
 )
 _DRAWS = (
     Draw(temperature=0.0),
@@ -159,8 +160,8 @@ def _of(rows: Rows, numbers: _Numbers) -> dict[str, _Case]:
         state = shift.clone()
         return [ops.shift_mix(x, rows, state, mix, dtype), state]
 
-    def recurrence(ops: Operators) -> Results:
-        state = wkv.clone()
+    def recurrence(ops: Operators, states: torch.dtype = torch.float32) -> Results:
+        state = wkv.to(states, copy=True)
         return [ops.wkv(streams, rows, state, readout), state]
 
     def product_add(ops: Operators) -> Results:
@@ -178,6 +179,7 @@ def _of(rows: Rows, numbers: _Numbers) -> dict[str, _Case]:
         "products": lambda ops: list(ops.products(wide, packed)),
         "head_streams": lambda ops: list(ops.head_streams(inner, out, inner.r)),
         "wkv": recurrence,
+        "wkv with states in fp16": partial(recurrence, states=torch.float16),
         "product_add": product_add,
         "channel_mix": channel_mix,
         "logits": lambda ops: [ops.logits(x, rows.starts[1:] - 1, norm, head, dtype)],

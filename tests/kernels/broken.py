@@ -41,6 +41,16 @@ class LosesLongPieces(Right):
         return result * (rows.max_length < 64)
 
 
+class OverflowsInHalf(Right):
+    """States that are kept in fp16."""
+
+    def wkv(self, streams: Streams, rows: Rows, state: Tensor, readout: Readout) -> Tensor:
+        result = super().wkv(streams, rows, state, readout)
+        if state.dtype is torch.float16:
+            state *= 1e6
+        return result
+
+
 class LeavesHoles(Right):
     def products(self, streams: Tensor, packed: Packed) -> tuple[Tensor, ...]:
         results = super().products(streams, packed)

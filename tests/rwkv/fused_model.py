@@ -57,10 +57,10 @@ class Model:
         return logits[0]
 
 
-def write_tiny(directory: Path) -> Path:
+def write_tiny(directory: Path, layers: int = 3, heads: int = 2) -> Path:
     """A random checkpoint, another each time."""
     path = directory / "tiny.pth"
-    write_pth(path, tiny_state_dict(torch.seed() % 2**31, vocabulary=VOCABULARY))
+    write_pth(path, tiny_state_dict(torch.seed() % 2**31, vocabulary=VOCABULARY, layers=layers, heads=heads))
     return path
 
 

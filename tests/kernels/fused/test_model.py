@@ -13,13 +13,12 @@ from tests.rwkv.oracle import Oracle
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    return write_tiny(tmp_path)
+    """The smallest there is: the interpreter takes a second for what a GPU does in a microsecond."""
+    return write_tiny(tmp_path, layers=2, heads=1)
 
 
-@pytest.mark.parametrize(("length", "cut"), [(3, 1), (13, 9), (70, 70)])
-def test_a_prompt_read_token_by_token_in_pieces_or_by_chunks_is_that_of_the_official_package(
-    tiny: Path, length: int, cut: int
-):
+@pytest.mark.parametrize(("length", "cut"), [(4, 1), (13, 9)])
+def test_a_prompt_read_token_by_token_or_in_pieces_is_that_of_the_official_package(tiny: Path, length: int, cut: int):
     ids = tokens(length)
     expected, expected_state = Oracle(tiny).forward(ids)
     model = Model(tiny, operators=FusedOperators())
