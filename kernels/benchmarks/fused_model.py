@@ -2,9 +2,11 @@
 
 `python kernels/benchmarks/fused_model.py --size 1.5B --dtype fp16 --batch 1 8 32 --prompt 1024`
 
-Random weights of an official shape, in the tiles that `cortexd warmup` has chosen for it. First every operator is compared with its
-definition; what computes wrongly is not timed. The floor is the bytes a step must move (weights once, of the embedding one row a
-sequence; states twice), at the speed of reading a gigabyte just before. `--profile FILE` writes where the time of one step goes.
+Random weights of an official shape. First every operator is compared with its definition; what computes wrongly is not timed. A
+decode is a step and the drawing of a token for each sequence, which is what the next step is fed. The floor is the bytes a step
+must move (weights once, of the embedding one row a sequence; states twice), at the speed of reading a gigabyte just before. Tiles
+are those that `cortexd warmup` has kept, or the formula's; with `--tune` the fastest for these products are found out first.
+`--profile FILE` writes where the time of one step goes.
 """
 
 import argparse
@@ -22,8 +24,13 @@ from torch import Tensor
 from cortexd.checkpoints.shape import ModelShape
 from cortexd.config import default_paths
 from cortexd.rwkv.batch import Piece
+from cortexd.rwkv.device_drawing import DeviceDrawing
+from cortexd.rwkv.drawing import Drawing
 from cortexd.rwkv.fused import FusedRwkv7, Station
+from cortexd.rwkv.sampling import SamplerState
 from cortexd.rwkv.state import Home, StatePool
+from cortexd.wire import Sampling
+from cortexd_kernels.choices import Choices
 from cortexd_kernels.dispatch import operators_for
 from cortexd_kernels.operators import Operators
 
@@ -102,15 +109,40 @@ class Bench:
             ffn_width=4 * width, decay_rank=0, gate_rank=0, a_rank=0, v_rank=0, dtype="F16", parameters=0,
             weight_bytes=0, origins={},
         )  # fmt: skip
-        self.model = FusedRwkv7([Station.whole(self.weights, operators, self.device, layers)], layers)
+        self.model = self.model_of(operators)
+
+    def model_of(self, operators: Operators) -> FusedRwkv7:
+        layers = self.shape.layers
+        return FusedRwkv7([Station.whole(self.weights, operators, self.device, layers)], layers)
+
+    def tune(self, batches: list[int], prompts: list[int]) -> int:
+        """Go on with the fastest tiles for what these steps ask for; how many were chosen."""
+        from cortexd_kernels import tuning  # and Triton with it
+
+        asked = tuning.Asked()
+        self.model = self.model_of(tuning.operators_of(asked))
+        for call in (*map(self.decode, batches), *map(self.prefill, prompts)):
+            call()
+        found = {it.name: tuning.answer(it, self.device, tuning.measure_on_gpu) for it in asked.questions}
+        self.operators = tuning.operators_of(Choices(found))
+        self.model = self.model_of(self.operators)
+        return len(found)
 
     def pool(self, slots: int) -> StatePool:
         return StatePool(self.shape, slots, [Home(self.device, self.states)] * self.shape.layers)
 
     def decode(self, batch: int) -> Callable[[], object]:
         pool = self.pool(batch)
-        slots = [pool.take() for _ in range(batch)]
-        return lambda: self.model.step([Piece(slot, [7 * slot + 5]) for slot in slots], pool)
+        slots, tokens = [pool.take() for _ in range(batch)], list(range(1, batch + 1))
+        states = [SamplerState(Sampling(top_p=0.9, seed=slot)) for slot in slots]
+        sample = self.operators.sample
+        drawing = Drawing([0], None, None if sample is None else DeviceDrawing(sample, batch, [0], []))
+
+        def step() -> None:
+            logits, _ = self.model.step([Piece(slot, [token]) for slot, token in zip(slots, tokens, strict=True)], pool)
+            tokens[:] = [token or 0 for token in drawing.draw(logits, states, slots)]
+
+        return step
 
     def prefill(self, count: int) -> Callable[[], object]:
         pool = self.pool(1)
@@ -160,9 +192,12 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=65536)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--tune", action="store_true")
     parser.add_argument("--profile", type=Path)
     args = parser.parse_args()
     bench = Bench(args)
+    if args.tune:
+        print(f"{bench.tune(args.batch, args.prompt)} tiles were chosen")
     name = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "cpu"
     print(f"{args.size} {args.dtype} on {name}, torch {torch.__version__}; every operator is right")
     print("what             median ms     tok/s   floor tok/s   of the floor   GB/s read")

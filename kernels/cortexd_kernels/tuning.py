@@ -65,8 +65,8 @@ class _Only(Choices):
         return kind(*self._choice)
 
 
-def operators_of(asked: Asked) -> FusedOperators:
-    return FusedOperators(asked)
+def operators_of(choices: Choices) -> FusedOperators:
+    return FusedOperators(choices)
 
 
 def answer(question: Question, device: torch.device, measure: Measure) -> Choice:
