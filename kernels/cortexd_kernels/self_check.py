@@ -240,7 +240,10 @@ def _main(device: str, dtype: str, operators: str = FUSED) -> None:
     _tell(begin="the import of the kernels")
     module, _, name = operators.partition(":")
     made: Operators = getattr(importlib.import_module(module), name)()
-    finding = check(made, torch.device(device), NUMBERS[dtype], lambda step: _tell(begin=step))
+    where = torch.device(device)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)  # kernels are started there, not where their tensors are
+    finding = check(made, where, NUMBERS[dtype], lambda step: _tell(begin=step))
     _tell(**finding._asdict())
 
 
