@@ -6,7 +6,6 @@ from typing import Any
 from urllib.parse import quote
 
 import click
-from rich.markup import escape
 
 from cortexd.cli.client import connect, delete, get
 from cortexd.cli.options import host_option, json_option
@@ -31,13 +30,13 @@ def list_sessions(address: str | None, as_json: bool) -> None:
         ("SESSION", "MODEL", "TURNS", "TOKENS", "BYTES", "LAST USED", "TENANT"),
         [
             (
-                escape(session["session"]),
-                escape(session["model"]),
+                session["session"],
+                session["model"],
                 str(session["turns"]),
                 str(session["tokens"]),
                 human_bytes(session["bytes"]),
                 datetime.fromtimestamp(session["used_at"]).strftime("%Y-%m-%d %H:%M:%S"),
-                escape(session["tenant"]),
+                session["tenant"],
             )
             for session in sessions
         ],

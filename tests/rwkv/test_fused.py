@@ -146,7 +146,9 @@ def test_what_is_found_out_about_operators_is_kept_beside_the_weights(
 ):
     asked: list[tuple[torch.device, torch.dtype, Path | None]] = []
 
-    def operators_for(device: torch.device, dtype: torch.dtype, cache: Path | None) -> tuple[PlainOperators, str]:
+    def operators_for(
+        device: torch.device, dtype: torch.dtype, cache: Path | None, alive: object
+    ) -> tuple[PlainOperators, str]:
         asked.append((device, dtype, cache))
         return PlainOperators(), "they compute wrongly"
 
