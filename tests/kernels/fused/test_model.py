@@ -6,9 +6,28 @@ import pytest
 import torch
 
 from cortexd.rwkv.batch import Piece
+from cortexd_kernels.choices import Choices, Product, Split, Tile, Vector
 from cortexd_kernels.fused import FusedOperators
+from cortexd_kernels.operators import UNIT
 from tests.rwkv.fused_model import TOLERANCE, Model, compare_state, tokens, write_tiny
 from tests.rwkv.oracle import Oracle
+
+
+class Broad(Choices):
+    """Tiles as large as can be: the interpreter takes its time for each program, however little that does."""
+
+    def vector(self, product: Product) -> Vector:
+        return super().vector(product)._replace(rows=UNIT, depth=128)
+
+    def tile(self, product: Product, count: int) -> Tile:
+        return super().tile(product, count)._replace(tokens=64, rows=128, depth=64)
+
+    def split(self, product: Product, count: int) -> Split:
+        return super().split(product, count)._replace(columns=64, depth=128, programs=1)
+
+
+def fused() -> FusedOperators:
+    return FusedOperators(Broad())
 
 
 @pytest.fixture
@@ -21,14 +40,14 @@ def tiny(tmp_path: Path) -> Path:
 def test_a_prompt_read_token_by_token_or_in_pieces_is_that_of_the_official_package(tiny: Path, length: int, cut: int):
     ids = tokens(length)
     expected, expected_state = Oracle(tiny).forward(ids)
-    model = Model(tiny, operators=FusedOperators())
+    model = Model(tiny, operators=fused())
     slot = model.pool.take()
     assert (model.feed(slot, ids, cut) - expected).abs().max() <= TOLERANCE
     compare_state(model, slot, expected_state)
 
 
 def test_generating_beside_prompts_changes_no_number_of_either(tiny: Path):
-    model = Model(tiny, operators=FusedOperators())
+    model = Model(tiny, operators=fused())
     prompts = [tokens(length) for length in (6, 1, 68, 9)]
     slots = [model.pool.take() for _ in prompts]
     model.feed(slots[0], prompts[0][:5], 5)
@@ -45,7 +64,7 @@ def test_generating_beside_prompts_changes_no_number_of_either(tiny: Path):
 
 def test_a_saved_state_goes_on_in_another_slot_among_others(tiny: Path):
     before, after, other = tokens(12), tokens(3), tokens(7)
-    model = Model(tiny, operators=FusedOperators())
+    model = Model(tiny, operators=fused())
     slot = model.pool.take()
     model.feed(slot, before, 12)
     moved = model.pool.take()
@@ -60,9 +79,9 @@ def test_a_saved_state_goes_on_in_another_slot_among_others(tiny: Path):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.int8])
 def test_smaller_numbers_are_those_of_the_plain_operators(tiny: Path, dtype: torch.dtype):
     prompts = [tokens(4), tokens(1)]
-    fused, plain = Model(tiny, dtype, operators=FusedOperators()), Model(tiny, dtype)
-    for model in (fused, plain):
+    quick, plain = Model(tiny, dtype, operators=fused()), Model(tiny, dtype)
+    for model in (quick, plain):
         model.pool.take(), model.pool.take()
     pieces = [Piece(slot, ids) for slot, ids in enumerate(prompts)]
-    found, expected = fused.run(*pieces), plain.run(*pieces)
+    found, expected = quick.run(*pieces), plain.run(*pieces)
     assert (found - expected).pow(2).mean().sqrt() <= 0.02 * expected.pow(2).mean().sqrt()
