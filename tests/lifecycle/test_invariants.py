@@ -16,7 +16,7 @@ from cortexd.lifecycle.states import HELD
 from tests.lifecycle.stage import FACTS, Stage
 
 CEILINGS = {"cuda:0": 100, "cpu": 60}
-SEEDS = range(100 if os.environ.get("CORTEXD_EVERY_SEED") else 30)  # all of them in `make soak`
+SEEDS = range(100 if os.environ.get("CORTEXD_EVERY_SEED") else 30)  # all in CI and `make soak`
 EVENTS = 10_000
 
 
