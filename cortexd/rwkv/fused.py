@@ -31,6 +31,7 @@ from cortexd_kernels.operators import (
     Readout,
     Rows,
 )
+from cortexd_kernels.pairs import Weight, laid_out
 from cortexd_kernels.plain import PlainOperators
 
 # Which of the interpolated streams `att.mix` holds where.
@@ -148,7 +149,7 @@ class _Stage:
 
     def __init__(self, station: Station, end: int) -> None:
         self.operators = station.operators
-        self.dtype = station.weights["blocks.0.att.w2"].dtype  # int8 leaves the low-rank matrices as they were
+        self.dtype = station.weights["blocks.0.att.w2"].dtype  # integers leave the low-rank matrices as they were
         self.device = station.device
         self._first = station.first
         resident = min(station.resident, end)
@@ -193,17 +194,21 @@ class _Place:
         return Norm(self(f"{name}.weight"), self(f"{name}.bias"))
 
     def single(self, name: str, activation: Activation = Activation.NONE) -> Packed:
-        return Packed.single(self(name), self.maybe(f"{name}.scales"), activation)
+        return Packed.single(*self.matrix(name), activation=activation)
+
+    def matrix(self, name: str) -> Weight:
+        return laid_out(self(name), self.maybe(f"{name}.scales"))
 
     def packed(self, parts: Sequence[tuple[str, int, Activation]]) -> Packed:
         """Matrices one below the other, each with the stream that it multiplies and what follows."""
         names = [name for name, _, _ in parts]
         scales = [self._weights[f"{name}.scales"] for name in names if f"{name}.scales" in self._weights]
-        return Packed(
+        weight, *others = laid_out(
             torch.cat([self._weights[name] for name in names]).to(self._device),
-            tuple(Part(len(self._weights[name]), stream, activation) for name, stream, activation in parts),
             torch.cat(scales).to(self._device) if scales else None,
         )
+        rows = (Part(len(self._weights[name]), stream, activation) for name, stream, activation in parts)
+        return Packed(weight, tuple(rows), *others)
 
     def dtype(self, name: str) -> torch.dtype:
         return self._weights[name].dtype
@@ -223,7 +228,7 @@ def _layer(place: _Place, layer: int) -> _Layer:
         output=place.single(f"{att}output.weight"),
         ffn_mix=Mix(place.norm(f"blocks.{layer}.ln2"), place(f"{ffn}x_k").reshape(1, -1)),
         key=place.single(f"{ffn}key.weight", Activation.RELU_SQUARED),
-        value=Columns(place(f"blocks.{layer}.{COLUMNS}"), place.maybe(f"blocks.{layer}.{COLUMNS}.scales")),
+        value=Columns(*place.matrix(f"blocks.{layer}.{COLUMNS}")),
     )
 
 

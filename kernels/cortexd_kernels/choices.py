@@ -26,7 +26,9 @@ _ENDING = ".choices.json"
 
 
 class Vector(NamedTuple):
-    """Tiles of weights where rows are few: `rows` × `depth`, of which a thread holds `group` numbers (16 bytes) in a row."""
+    """Tiles of weights where rows are few: `rows` × `depth`, of which a thread holds `group` numbers (16 bytes) in a row;
+    of int4 it is always the 32 with one scale.
+    """
 
     rows: int
     depth: int
@@ -57,7 +59,7 @@ class Split(NamedTuple):
 
 
 class Product(NamedTuple):
-    """`results` numbers for each row of `depth`: weights in `stored`, activations in `dtype`."""
+    """`results` numbers for each row of `depth`: weights in `stored`, int4 as uint8, activations in `dtype`."""
 
     results: int
     depth: int
@@ -69,7 +71,7 @@ Launch = TypeVar("Launch", Vector, Tile, Split)
 
 
 def vector(product: Product) -> Vector:
-    """8 KiB of weights a stage. Not for how many rows: no bit depends on that."""
+    """8 KiB of weights a stage, and half as much of int4, for the registers. Not for how many rows: no bit depends on that."""
     rows, size = 16 if product.results > 4096 else 8, product.stored.itemsize
     return Vector(rows, 8192 // rows // size, 16 // size, 3, 4)
 
@@ -94,10 +96,12 @@ def tile(product: Product, count: int) -> Tile:
 
 
 def split(product: Product, count: int) -> Split:
-    """A row of the value matrix is read in pieces of at least 128 bytes."""
+    """A row of the value matrix is read in pieces of at least 128 bytes, of integers 64 where rows are few."""
     tokens, rows, depth, stages, warps = tile(product, count)
-    programs = _SPARSE_PROGRAMS if count <= FEW else _PROGRAMS
-    return Split(tokens, max(rows, 64), min(depth, 64), programs, min(stages, 3), warps)
+    columns, programs = max(rows, 64), _SPARSE_PROGRAMS if count <= FEW else _PROGRAMS
+    if product.stored is torch.uint8 and count <= FEW:  # two in a byte
+        columns, programs = 2 * columns, programs // 2
+    return Split(tokens, columns, min(depth, 64), programs, min(stages, 3), warps)
 
 
 def bucket(count: int) -> int:
@@ -106,7 +110,7 @@ def bucket(count: int) -> int:
 
 
 def vectors(product: Product) -> list[Vector]:
-    """What may be chosen, the formula's first: in each a thread holds 64 bytes of a stage."""
+    """What may be chosen, the formula's first: in each a thread holds 64 bytes of a stage, or 64 numbers of int4."""
     first, size = vector(product), product.stored.itemsize
     sizes = [(rows, stage) for rows in (8, 16, 32) for stage in (4096, 8192, 16384)]
     shapes = [Vector(rows, stage // rows // size, first.group, 3, stage // 2048) for rows, stage in sizes]

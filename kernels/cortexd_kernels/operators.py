@@ -3,8 +3,8 @@
 A step computes T rows (tokens) of S pieces (some next tokens of a sequence each), laid end to end: single tokens of sequences that
 generate and parts of prompts, in any mixture. C width, H heads of N = 64 channels, C = H·N; F width of the feed-forward half; V
 vocabulary. The residual x `[T, C]`, everything that is added to weights (layer norms, interpolations, biases) and the recurrent
-states are fp32; A, the dtype of the activations, is that of the weights: fp16, bf16 or fp32 (with int8 weights: that of the mixed
-streams). A layer is
+states are fp32; A, the dtype of the activations, is that of the weights: fp16, bf16 or fp32 (with weights in int8 or int4:
+that of the mixed streams). A layer is
 
     inner = Inner(*ops.products(ops.shift_mix(x, rows, att_shift, mix, A), packed))
     streams = ops.head_streams(inner, outer, v_first)
@@ -87,7 +87,8 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Packed:
-    """The weights of several products, one below the other: weight `[R, C]` in A, or int8 with scales fp32 `[R]`.
+    """The weights of several products, one below the other: weight `[R, C]` in A, or int8 with scales fp32 `[R]`, or int4 in pairs
+    `[R, C/2]` with these and with scales of groups `[R, C/32]` (`pairs.py`).
 
     Every part but the last has a multiple of 32 rows: fill up with zeros.
     """
@@ -95,17 +96,26 @@ class Packed:
     weight: Tensor
     parts: tuple[Part, ...]
     scales: Tensor | None = None
+    groups: Tensor | None = None
     _tiles: dict[tuple[int, torch.device], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         assert sum(part.rows for part in self.parts) == len(self.weight), "the parts are the matrix"
         assert all(part.rows % UNIT == 0 for part in self.parts[:-1]), f"a part ends at a multiple of {UNIT} rows"
-        assert (self.scales is not None) == (self.weight.dtype is torch.int8), "int8, and only int8, has scales"
+        integers = self.weight.dtype in (torch.int8, torch.uint8)
+        assert (self.scales is not None) == integers, "int8 and int4, and nothing else, have scales"
+        assert (self.groups is not None) == (self.weight.dtype is torch.uint8), "int4, and only int4, has groups"
 
     @classmethod
-    def single(cls, weight: Tensor, scales: Tensor | None = None, activation: Activation = Activation.NONE) -> Self:
+    def single(
+        cls,
+        weight: Tensor,
+        scales: Tensor | None = None,
+        groups: Tensor | None = None,
+        activation: Activation = Activation.NONE,
+    ) -> Self:
         """One product alone: weight `[R, C]`."""
-        return cls(weight, (Part(len(weight), 0, activation),), scales)
+        return cls(weight, (Part(len(weight), 0, activation),), scales, groups)
 
     def split(self, results: Tensor) -> tuple[Tensor, ...]:
         """From `[T, R]` a view for each part."""
@@ -126,10 +136,16 @@ class Packed:
 
 
 class Columns(NamedTuple):
-    """The matrix of ffn.value, turned: weight `[F, C]` in A, or int8 with scales fp32 `[F]`."""
+    """The matrix of ffn.value, turned: weight `[F, C]` in A, or int8 with scales fp32 `[F]`, or int4 as in `Packed`."""
 
     weight: Tensor
     scales: Tensor | None = None
+    groups: Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        """C."""
+        return self.weight.shape[1] * (1 if self.groups is None else 2)
 
 
 class Inner(NamedTuple):

@@ -18,6 +18,7 @@ from cortexd_kernels.operators import (
     Rows,
     Streams,
 )
+from cortexd_kernels.pairs import widened
 
 _CHUNKED = 16  # tokens from which on that is faster
 _ACTIVATIONS = {
@@ -47,9 +48,9 @@ class PlainOperators:
         results = torch.empty(streams.shape[1], len(packed.weight), dtype=streams.dtype, device=streams.device)
         for i, (part, result) in enumerate(zip(packed.parts, packed.split(results), strict=True)):
             start = sum(other.rows for other in packed.parts[:i])
-            scales = None if packed.scales is None else packed.scales[start : start + part.rows]
-            product = _product(streams[part.stream], packed.weight[start : start + part.rows], scales)
-            result[:] = _ACTIVATIONS[part.activation](product)
+            matrix = (packed.weight, packed.scales, packed.groups)
+            own = (None if tensor is None else tensor[start : start + part.rows] for tensor in matrix)
+            result[:] = _ACTIVATIONS[part.activation](_product(streams[part.stream], *own))
         return packed.split(results)
 
     def head_streams(self, inner: Inner, weights: LowRankOut, v_first: Tensor | None) -> Streams:
@@ -87,16 +88,19 @@ class PlainOperators:
         return (y * wide[6]).masked_fill(masked.unsqueeze(1), 0.0).to(streams.r.dtype)
 
     def product_add(self, x: Tensor, y: Tensor, packed: Packed) -> None:
-        x += _product(y, packed.weight, packed.scales)
+        x += _product(y, packed.weight, packed.scales, packed.groups)
 
     def channel_mix(self, x: Tensor, mixed: Tensor, key: Packed, value: Columns) -> None:
         (active,) = self.products(mixed, key)
-        if value.scales is not None:
-            active = (active * value.scales).to(active.dtype)
-        x += active @ value.weight.to(active.dtype)
+        weight, scales, groups = value
+        if groups is not None:
+            weight = _of_groups(weight, scales, groups, active.dtype)
+        elif scales is not None:
+            active = (active * scales).to(active.dtype)
+        x += active @ weight.to(active.dtype)
 
     def logits(self, x: Tensor, chosen: Tensor, norm: Norm, head: Packed, dtype: torch.dtype) -> Tensor:
-        logits = _product(reference.layer_norm(x[chosen], *norm).to(dtype), head.weight, head.scales)
+        logits = _product(reference.layer_norm(x[chosen], *norm).to(dtype), head.weight, head.scales, head.groups)
         return logits if dtype is torch.float64 else logits.float()
 
 
@@ -106,7 +110,16 @@ def kept(state: Tensor, dtype: torch.dtype) -> Tensor:
     return state.clamp(-most, most).to(dtype)
 
 
-def _product(x: Tensor, weight: Tensor, scales: Tensor | None) -> Tensor:
+def _product(x: Tensor, weight: Tensor, scales: Tensor | None, groups: Tensor | None) -> Tensor:
+    if groups is not None:
+        return F.linear(x, _of_groups(weight, scales, groups, x.dtype))
     if scales is None:
         return F.linear(x, weight)
     return (F.linear(x, weight.to(x.dtype)) * scales).to(x.dtype)
+
+
+def _of_groups(weight: Tensor, scales: Tensor | None, groups: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Weights in int4, each rounded to `dtype`: without the scales of the rows a sum of them is too large for fp16."""
+    assert scales is not None, "int4 has scales"
+    assert groups is not None, "and groups"
+    return (widened(weight, groups).to(torch.promote_types(dtype, torch.float32)) * scales.unsqueeze(1)).to(dtype)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cortexd_kernels.draws import Draw, packed
+from cortexd_kernels.native.layout import pack
 from cortexd_kernels.operators import (
     HEAD,
     Activation,
@@ -30,10 +31,17 @@ from cortexd_kernels.operators import (
     Rows,
     Streams,
 )
+from cortexd_kernels.pairs import Weight, laid_out
 from cortexd_kernels.plain import PlainOperators
 
 # What weights may be in, as strategies call it.
-NUMBERS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
+NUMBERS = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.int8,
+    "int4": torch.uint8,
+}
 FUSED = "cortexd_kernels.fused:FusedOperators"
 
 _HEADS, _RANK, _F, _SLOTS = 2, 32, 96, 4
@@ -79,7 +87,7 @@ class Finding(NamedTuple):
 def check(
     operators: Operators, device: torch.device, dtype: torch.dtype, begin: Callable[[str], None] = lambda _: None
 ) -> Finding:
-    """With weights in `dtype`, int8 beside activations in bf16; `begin` is told what is computed next."""
+    """With weights in `dtype`, int8 and int4 beside activations in bf16; `begin` is told what is computed next."""
     judge = PlainOperators()
     activations = dtype if dtype.is_floating_point else torch.bfloat16
     for name, case in _cases(device, activations, dtype, draws=operators.sample is not None):
@@ -129,16 +137,17 @@ class _Numbers:
         """Of a low-rank product."""
         return self(*shape, scale=shape[-1] ** -0.5).to(self.dtype)
 
-    def weight(self, rows: int, columns: int) -> tuple[Tensor, Tensor | None]:
-        """A large matrix; where it is int8, with the scales of its rows."""
-        matrix = self(rows, columns, scale=columns**-0.5)
-        if self.weights.is_floating_point:
-            return matrix.to(self.weights), None
-        scales = matrix.abs().amax(1) / 127
-        return (matrix / scales.unsqueeze(1)).round().to(self.weights), scales
+    def weight(self, rows: int, columns: int, stored: torch.dtype | None = None) -> Weight:
+        """A large matrix, the scales of its rows and those of groups."""
+        numbers, scales = pack(self(rows, columns, scale=columns**-0.5).cpu(), stored or self.weights)
+        return laid_out(numbers.to(self.device), None if scales is None else scales.to(self.device))
 
     def single(self, rows: int, columns: int, activation: Activation = Activation.NONE) -> Packed:
-        return Packed.single(*self.weight(rows, columns), activation)
+        return Packed.single(*self.weight(rows, columns), activation=activation)
+
+    def head(self) -> Packed:
+        """Which int4 leaves in int8."""
+        return Packed.single(*self.weight(_V, _C, torch.int8 if self.weights is torch.uint8 else None))
 
 
 def _of(rows: Rows, numbers: _Numbers) -> dict[str, _Case]:
@@ -147,13 +156,13 @@ def _of(rows: Rows, numbers: _Numbers) -> dict[str, _Case]:
     shift, wkv = numbers(_SLOTS, _C), numbers(_SLOTS, _HEADS, HEAD, HEAD)
     norm = Norm(numbers(_C), numbers(_C))
     mix, readout = Mix(norm, numbers.between(6, _C)), Readout(numbers(_C), norm)
-    weight, scales = numbers.weight(_C + _RANK, _C)
-    packed = Packed(weight, (Part(_C, 0), Part(_RANK, 0, Activation.TANH)), scales)
+    weight, *scales = numbers.weight(_C + _RANK, _C)
+    packed = Packed(weight, (Part(_C, 0), Part(_RANK, 0, Activation.TANH)), *scales)
     inner = Inner(*(numbers.activations(count, n) for n in (_C, _C, _C, _RANK, _RANK, _RANK, _RANK)))
     vectors = [numbers(_C) for _ in range(5)]
     out = LowRankOut(*(matrix(_C, _RANK) for _ in range(3)), *vectors[:4], v=matrix(_C, _RANK), v0=vectors[4])
     streams = _streams(inner, dtype)
-    output, head = numbers.single(_C, _C), numbers.single(_V, _C)
+    output, head = numbers.single(_C, _C), numbers.head()
     key, value = numbers.single(_F, _C, Activation.RELU_SQUARED), Columns(*numbers.weight(_F, _C))
 
     def shift_mix(ops: Operators) -> Results:

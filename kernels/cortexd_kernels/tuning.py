@@ -15,7 +15,9 @@ from cortexd_kernels.choices import CANDIDATES, FEW, Choices, Launch, Product, b
 from cortexd_kernels.fused import FusedOperators
 from cortexd_kernels.fused.channel import add_columns
 from cortexd_kernels.fused.products import products
+from cortexd_kernels.native.layout import GROUP
 from cortexd_kernels.operators import Columns, Packed
+from cortexd_kernels.pairs import Weight
 
 Choice = tuple[int, ...]
 Run = Callable[[Choice, int], Tensor]  # with a choice, and the weights of this number: results `[T, R]`
@@ -100,7 +102,7 @@ def runs_of(question: Question, device: torch.device) -> tuple[list[Run], int]:
     """One for each number of rows, with random weights; so many of these that none is in the device's cache when its turn comes."""
     kind, product, count = question
     split = kind == "split"
-    weight, scales = _weights(product, device, by_depth=split)
+    weight, scales, groups = _weights(product, device, by_depth=split)
     copies = min(2 * _cache_bytes(device) // weight.nbytes + 2, _MOST_COPIES)
     counts = _ROWS if count <= FEW else (count,)
     rows = torch.randn(counts[-1], product.depth, device=device)
@@ -108,9 +110,9 @@ def runs_of(question: Question, device: torch.device) -> tuple[list[Run], int]:
         rows *= torch.rand(product.depth, device=device) >= _IDLE
     rows = rows.to(product.dtype)
     if split:
-        values = [Columns(weight.clone(), scales) for _ in range(copies)]
+        values = [Columns(weight.clone(), scales, groups) for _ in range(copies)]
         return [partial(_add_columns, rows[:it], values) for it in counts], copies
-    packed = [Packed.single(weight.clone(), scales) for _ in range(copies)]
+    packed = [Packed.single(weight.clone(), scales, groups) for _ in range(copies)]
     return [partial(_multiply, rows[None, :it], packed) for it in counts], copies
 
 
@@ -146,18 +148,22 @@ def _multiply(rows: Tensor, weights: Sequence[Packed], choice: Choice, number: i
 
 def _add_columns(active: Tensor, values: Sequence[Columns], choice: Choice, number: int) -> Tensor:
     value = values[number % len(values)]
-    x = torch.zeros(len(active), value.weight.shape[1], device=active.device)
+    x = torch.zeros(len(active), value.width, device=active.device)
     add_columns(x, active, value, _Only(choice))
     return x
 
 
-def _weights(product: Product, device: torch.device, *, by_depth: bool) -> tuple[Tensor, Tensor | None]:
-    """`[results, depth]`, or turned; where it is int8, with a scale for each row."""
+def _weights(product: Product, device: torch.device, *, by_depth: bool) -> Weight:
+    """`[results, depth]`, or turned: weight, and for integers the scales of rows, for int4 those of groups."""
     shape = (product.depth, product.results) if by_depth else (product.results, product.depth)
     if product.stored.is_floating_point:
-        return (torch.randn(shape, device=device) / product.depth**0.5).to(product.stored), None
+        return (torch.randn(shape, device=device) / product.depth**0.5).to(product.stored), None, None
     scales = torch.full(shape[:1], 2.0**-6 / product.depth**0.5, device=device)
-    return torch.randint(-127, 128, shape, device=device).to(product.stored), scales
+    steps = torch.randint(-127, 128, shape, device=device).to(torch.int8)
+    if product.stored is torch.int8:
+        return steps, scales, None
+    pairs = torch.randint(256, (shape[0], shape[1] // 2), device=device).to(torch.uint8)
+    return pairs, scales / 4, steps[:, ::GROUP].contiguous()
 
 
 def _alike(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:

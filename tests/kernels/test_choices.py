@@ -69,7 +69,12 @@ def test_what_is_no_candidate_is_passed_over(kept: list[int]):
 @pytest.mark.parametrize("kind", CANDIDATES)
 def test_the_formula_is_the_first_of_a_handful_of_candidates_that_kernels_can_be_made_of(kind: str):
     formulas = {"vector": lambda product, _: vector(product), "tile": tile, "split": split}
-    dtypes = ((torch.float32, torch.float32), (torch.float16, torch.float16), (torch.int8, torch.bfloat16))
+    dtypes = (
+        (torch.float32, torch.float32),
+        (torch.float16, torch.float16),
+        (torch.int8, torch.bfloat16),
+        (torch.uint8, torch.bfloat16),
+    )
     for (stored, dtype), size, count in combinations(dtypes, ((768, 768), (65536, 4096)), (1, 9, 128, 5000)):
         asked = Product(*size, stored, dtype)
         found = CANDIDATES[kind](asked, count)

@@ -10,7 +10,7 @@ from cortexd_kernels.operators import Columns, Norm, Packed
 
 
 class FusedOperators:
-    """`Operators` in fp16, bf16 or fp32, with int8 weights or without; `choices` are those for the device."""
+    """`Operators` in fp16, bf16 or fp32, with weights in int8 or int4 or without; `choices` are those for the device."""
 
     shift_mix = staticmethod(mixing.shift_mix)
     head_streams = staticmethod(low_rank.head_streams)

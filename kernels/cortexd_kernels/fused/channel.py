@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cortexd_kernels.choices import FEW, FORMULA, Choices, Product
-from cortexd_kernels.fused.products import precision, products
+from cortexd_kernels.fused.products import pairs_of, precision, products, unpacked
 from cortexd_kernels.operators import Columns, Packed
 
 _COLUMNS = 256  # of the sums that one program then adds up
@@ -35,6 +35,7 @@ def add_columns(x: Tensor, active: Tensor, value: Columns, choices: Choices = FO
         active,
         value.weight,
         value.weight if value.scales is None else value.scales,
+        value.weight if value.groups is None else value.groups,
         sums,
         count,
         features,
@@ -47,6 +48,7 @@ def add_columns(x: Tensor, active: Tensor, value: Columns, choices: Choices = FO
         STAGES=block.stages,
         SPARSE=triton.next_power_of_2(count) if count <= FEW else 0,
         SCALED=value.scales is not None,
+        PAIRED=value.groups is not None,
         ADD=splits == 1,
         num_warps=block.warps,
     )
@@ -62,6 +64,7 @@ def _columns(
     active,
     value,
     scales,
+    groups,
     sums,
     count,
     features,
@@ -74,11 +77,12 @@ def _columns(
     STAGES: tl.constexpr,
     SPARSE: tl.constexpr,  # rows, rounded up, in whose activations to look for zeros; 0: not worth it
     SCALED: tl.constexpr,
+    PAIRED: tl.constexpr,  # in int4
     ADD: tl.constexpr,
 ):
     """active · value over `span` of the features. A load that is masked out moves nothing; its products are zero without it.
 
-    int8 weights get their scales before they are rounded to the dtype of `active`.
+    int8 and int4 weights get their scales before they are rounded to the dtype of `active`.
     """
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     t = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -94,8 +98,13 @@ def _columns(
             for i in tl.static_range(SPARSE):
                 used = used | (tl.load(active + tl.minimum(i, count - 1) * features + f, mask=inside, other=0.0) != 0.0)
         a = tl.load(row + f[None, :], mask=inside[None, :], other=0.0)
-        read = value + f.to(tl.int64)[:, None] * width + c[None, :]
-        v = tl.load(read, mask=used[:, None] & (c < width)[None, :], other=0.0)
+        if PAIRED:
+            first = tl.program_id(0) * BLOCK_C
+            pairs, g = pairs_of(value, groups, f.to(tl.int64), used, first, width, BLOCK_C)
+            v = unpacked(pairs, g, tl.float32)
+        else:
+            read = value + f.to(tl.int64)[:, None] * width + c[None, :]
+            v = tl.load(read, mask=used[:, None] & (c < width)[None, :], other=0.0)
         if SCALED:
             v = v.to(tl.float32) * tl.load(scales + f, mask=inside, other=0.0)[:, None]
         y = tl.dot(a, v.to(active.dtype.element_ty), y, input_precision=PRECISION)

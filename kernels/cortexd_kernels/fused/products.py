@@ -1,7 +1,8 @@
 """Products of the rows of a step with packed weights, and what follows each.
 
 Few rows: every weight is read once, by one program, and multiplied with all rows in fp32; memory is the limit. More: tensor cores,
-on tiles of rows and weights. int8 weights are widened in registers; their scales are applied to the sums.
+on tiles of rows and weights. int8 and int4 weights are widened in registers; the scales of rows are applied to the sums. Those of
+int4's groups are applied to the sums of 32 columns where rows are few, else to the weights, which bf16 then rounds to 8 bits.
 """
 
 import torch
@@ -10,7 +11,10 @@ import triton.language as tl
 from torch import Tensor
 
 from cortexd_kernels.choices import FEW, FORMULA, Choices, Product, Tile, Vector
+from cortexd_kernels.native.layout import GROUP
 from cortexd_kernels.operators import UNIT, Packed
+
+_GROUP = tl.constexpr(GROUP)
 
 
 def products(streams: Tensor, packed: Packed, choices: Choices = FORMULA) -> tuple[Tensor, ...]:
@@ -28,8 +32,9 @@ def product_add(x: Tensor, y: Tensor, packed: Packed, choices: Choices = FORMULA
 def multiply(streams: Tensor, packed: Packed, out: Tensor, *, add: bool = False, choices: Choices = FORMULA) -> None:
     """What every product is: streams `[M, T, C]`, out `[T, R]` of any dtype, added to where `add`."""
     assert all(tensor.is_contiguous() for tensor in (streams, packed.weight, out))
+    assert packed.groups is None or packed.groups.is_contiguous()
     assert streams.shape[1] > 0, "of no rows a kernel does not even compile"
-    product = Product(*packed.weight.shape, packed.weight.dtype, streams.dtype)
+    product = Product(len(packed.weight), streams.shape[2], packed.weight.dtype, streams.dtype)
     if streams.shape[1] <= FEW:
         _multiply_few(streams, packed, out, add, choices.vector(product))
     else:
@@ -49,9 +54,10 @@ def _multiply_few(streams: Tensor, packed: Packed, out: Tensor, add: bool, block
         ROWS=triton.next_power_of_2(count),
         BLOCK_R=block.rows,
         BLOCK_C=min(block.depth, triton.next_power_of_2(depth)),
-        GROUP=block.group,
+        GROUP=block.group if packed.groups is None else GROUP,
         STAGES=block.stages,
         SCALED=packed.scales is not None,
+        PAIRED=packed.groups is not None,
         ADD=add,
         SINGLE=int(packed.parts[0].activation) if len(packed.parts) == 1 and packed.parts[0].stream == 0 else -1,
         num_warps=block.warps,
@@ -68,6 +74,7 @@ def _multiply_many(streams: Tensor, packed: Packed, out: Tensor, add: bool, bloc
         PRECISION=precision(streams.dtype),
         STAGES=block.stages,
         SCALED=packed.scales is not None,
+        PAIRED=packed.groups is not None,
         ADD=add,
         EVEN=all(part.rows % block.rows == 0 for part in packed.parts),
         num_warps=block.warps,
@@ -76,9 +83,9 @@ def _multiply_many(streams: Tensor, packed: Packed, out: Tensor, add: bool, bloc
 
 def _operands(streams: Tensor, packed: Packed, rows: int, out: Tensor) -> tuple[Tensor | int, ...]:
     """What both kernels take first; `rows` are those of a tile."""
-    scales = packed.weight if packed.scales is None else packed.scales
+    scales, groups = (packed.weight if tensor is None else tensor for tensor in (packed.scales, packed.groups))
     _, count, depth = streams.shape
-    return streams, packed.weight, scales, packed.tiles(rows), out, count, depth, len(packed.weight)
+    return streams, packed.weight, scales, groups, packed.tiles(rows), out, count, depth, len(packed.weight)
 
 
 @triton.jit
@@ -100,11 +107,39 @@ def activated(x, activation):
     return x
 
 
+@triton.jit
+def pairs_of(weight, groups, rows, used, start, depth, BLOCK_C: tl.constexpr, EVICTION: tl.constexpr = ""):
+    """What int4 holds of columns from `start` on: pairs `[R, C/2]`, groups `[R, C/32]`; zeros, unread, where not `used` `[R]`."""
+    c = start // 2 + tl.arange(0, BLOCK_C // 2)
+    read = weight + rows[:, None] * (depth // 2) + c[None, :]
+    pairs = tl.load(read, mask=used[:, None] & (c < depth // 2)[None, :], other=0, eviction_policy=EVICTION)
+    c = start // _GROUP + tl.arange(0, BLOCK_C // _GROUP)
+    read = groups + rows[:, None] * (depth // _GROUP) + c[None, :]
+    return pairs, tl.load(read, mask=used[:, None] & (c < depth // _GROUP)[None, :], other=0)
+
+
+@triton.jit
+def unpaired(pairs, dtype: tl.constexpr):
+    """`[R, C]` from int4 in pairs `[R, C/2]`."""
+    lower = (pairs << 4).to(tl.int8, bitcast=True) >> 4
+    upper = pairs.to(tl.int8, bitcast=True) >> 4
+    both = tl.join(lower.to(dtype), upper.to(dtype))
+    return tl.reshape(both, (pairs.shape[0], 2 * pairs.shape[1]))
+
+
+@triton.jit
+def unpacked(pairs, groups, dtype: tl.constexpr):
+    """`[R, C]` from int4 in pairs `[R, C/2]`, with the scales of groups `[R, C/32]`."""
+    numbers = tl.reshape(unpaired(pairs, dtype), (groups.shape[0], groups.shape[1], _GROUP))
+    return tl.reshape(numbers * groups.to(dtype)[:, :, None], (groups.shape[0], groups.shape[1] * _GROUP))
+
+
 @triton.jit(do_not_specialize=["count"])
 def _few_rows(
     x,
     weight,
     scales,
+    groups,
     tiles,
     out,
     count,
@@ -116,6 +151,7 @@ def _few_rows(
     GROUP: tl.constexpr,
     STAGES: tl.constexpr,
     SCALED: tl.constexpr,
+    PAIRED: tl.constexpr,  # in int4, of which GROUP columns have one scale
     ADD: tl.constexpr,
     SINGLE: tl.constexpr,  # there is one part, which ends in this activation; else -1
 ):
@@ -137,12 +173,19 @@ def _few_rows(
     for start in tl.range(0, depth, BLOCK_C, num_stages=STAGES):
         c = start + tl.arange(0, BLOCK_C)
         inside = c < depth
-        w = tl.load(read + c[None, :], mask=inside[None, :], other=0.0, eviction_policy="evict_first").to(tl.float32)
+        if PAIRED:
+            pairs, g = pairs_of(weight, groups, own, own >= 0, start, depth, BLOCK_C, "evict_first")
+            w = unpaired(pairs, tl.float32)
+        else:
+            w = tl.load(read + c[None, :], mask=inside[None, :], other=0.0, eviction_policy="evict_first").to(
+                tl.float32
+            )
         more = ()
         for t in tl.static_range(ROWS):
             row = tl.load(x + tl.minimum(t, count - 1) * depth + c, mask=inside, other=0.0).to(tl.float32)
             terms = tl.reshape(w * row[None, :], (BLOCK_R, BLOCK_C // GROUP, GROUP))
-            more += (sums[t] + tl.sum(terms, 2),)
+            part = tl.sum(terms, 2)
+            more += (sums[t] + (part * g.to(tl.float32) if PAIRED else part),)
         sums = more
     for t in tl.static_range(ROWS):
         y = tl.sum(sums[t], 1)
@@ -156,6 +199,7 @@ def _many_rows(
     x,
     weight,
     scales,
+    groups,
     tiles,
     out,
     count,
@@ -167,6 +211,7 @@ def _many_rows(
     PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
     SCALED: tl.constexpr,
+    PAIRED: tl.constexpr,
     ADD: tl.constexpr,
     EVEN: tl.constexpr,  # every tile is full
 ):
@@ -176,15 +221,20 @@ def _many_rows(
     t = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)
     x += tl.load(tile + 2).to(tl.int64) * count * depth
     x_row = x + tl.minimum(t, count - 1).to(tl.int64)[:, None] * depth
-    w_row = weight + (r if EVEN else tl.minimum(r, end - 1)).to(tl.int64)[None, :] * depth
+    own = (r if EVEN else tl.minimum(r, end - 1)).to(tl.int64)
     sums = tl.zeros((BLOCK_T, BLOCK_R), tl.float32)
     for start in tl.range(0, depth, BLOCK_C, num_stages=STAGES):
         c = start + tl.arange(0, BLOCK_C)
         rows = tl.load(x_row + c[None, :], mask=(c < depth)[None, :], other=0.0)
-        w = tl.load(w_row + c[:, None], mask=(c < depth)[:, None], other=0.0).to(x.dtype.element_ty)
+        if PAIRED:
+            pairs, g = pairs_of(weight, groups, own, own >= 0, start, depth, BLOCK_C)
+            w = tl.trans(unpacked(pairs, g, x.dtype.element_ty))
+        else:
+            read = weight + own[None, :] * depth + c[:, None]
+            w = tl.load(read, mask=(c < depth)[:, None], other=0.0).to(x.dtype.element_ty)
         sums = tl.dot(rows, w, sums, input_precision=PRECISION)
     if SCALED:
-        sums *= tl.load(scales + (r if EVEN else tl.minimum(r, end - 1)))[None, :]
+        sums *= tl.load(scales + own)[None, :]
     sums = activated(sums, tl.load(tile + 3))
     inside = (t < count)[:, None]
     if not EVEN:

@@ -16,8 +16,8 @@ FORMATS = {
 COLUMNS = "ffn.value.columns"
 _LOW_RANK = frozenset(f"{kind}{side}" for kind in "wavg" for side in "12")
 _LARGEST = 127
-_GROUP = 32  # columns with one scale in int4,
-_GROUP_BYTES = 17  # and what they take
+GROUP = 32  # columns with one scale in int4,
+GROUP_BYTES = 17  # and what they take
 _LEVELS = (7.5, 8.0, 8.5)  # that are tried for the largest number of a group: -8 is the last there is
 _NUMBERS = 2**18  # that are quantised at once: a head as a whole would take three times its bytes, and miss the cache
 
@@ -57,15 +57,15 @@ def pack(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
 def unpack(numbers: Tensor, scales: Tensor | None = None) -> Tensor:
     """What a format holds, in fp32."""
     if numbers.dtype is torch.uint8:
-        groups = numbers.view(torch.int8).view(len(numbers), -1, _GROUP_BYTES)
-        pairs, group_scales = groups.split((_GROUP_BYTES - 1, 1), -1)
+        groups = numbers.view(torch.int8).view(len(numbers), -1, GROUP_BYTES)
+        pairs, group_scales = groups.split((GROUP_BYTES - 1, 1), -1)
         numbers = torch.cat((pairs << 4 >> 4, pairs >> 4), -1).mul(group_scales.short()).view(len(numbers), -1)
     return numbers.float() if scales is None else numbers.float() * scales.unsqueeze(1)
 
 
 def columns_of(numbers: Tensor) -> int:
     """Of a matrix in any format."""
-    return numbers.shape[1] * _GROUP // _GROUP_BYTES if numbers.dtype is torch.uint8 else numbers.shape[1]
+    return numbers.shape[1] * GROUP // GROUP_BYTES if numbers.dtype is torch.uint8 else numbers.shape[1]
 
 
 def _by_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,20 +87,20 @@ def _by_groups(matrix: Tensor) -> tuple[Tensor, Tensor]:
     Of each 32 columns there are 16 pairs, column i in the lower and i + 16 in the upper half of byte i, and then what multiplies
     them: -127 to 127 times the row's scale.
     """
-    count = matrix.shape[1] // _GROUP
-    packed = torch.empty(len(matrix), count, _GROUP_BYTES, dtype=torch.int8)
+    count = matrix.shape[1] // GROUP
+    packed = torch.empty(len(matrix), count, GROUP_BYTES, dtype=torch.int8)
     scales = torch.empty(len(matrix))
     for part in _parts(matrix):
         # Groups side by side, for sums over what lies apart are the fast ones.
-        groups = matrix[part].float().reshape(-1, _GROUP).t().contiguous()
+        groups = matrix[part].float().reshape(-1, GROUP).t().contiguous()
         wanted = _best_scales(groups).view(-1, count)
         row_scales = wanted.abs().amax(1, keepdim=True) / _LARGEST
         steps = (wanted / row_scales).nan_to_num_().round_()
         # What a scale of zero makes of zeros is none; and what was not a number before is so by its scale.
         nearest = (groups / (steps * row_scales).view(-1)).nan_to_num_().round_().clamp_(-8, 7).to(torch.int8)
-        lower, upper = nearest.split(_GROUP // 2)
+        lower, upper = nearest.split(GROUP // 2)
         pairs = (lower & 15) | (upper << 4)
-        packed[part, :, :-1] = pairs.t().view(-1, count, _GROUP // 2)
+        packed[part, :, :-1] = pairs.t().view(-1, count, GROUP // 2)
         packed[part, :, -1] = steps
         scales[part] = row_scales.squeeze(1)
     return packed.view(torch.uint8).view(len(matrix), -1), scales

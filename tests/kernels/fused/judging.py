@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from cortexd_kernels.native.layout import pack
 from cortexd_kernels.operators import Activation, Norm, Packed, Part
+from cortexd_kernels.pairs import Weight, laid_out, widened
 from cortexd_kernels.plain import PlainOperators
 
 plain = PlainOperators()
@@ -24,13 +26,19 @@ def exact(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value.clone()
     if isinstance(value, Packed) and value.scales is not None:
-        return Packed(value.weight.double() * value.scales.double().unsqueeze(1), value.parts)
+        return Packed(wide(value.weight, value.scales, value.groups), value.parts)
     if isinstance(value, tuple):
         parts = [exact(part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     if is_dataclass(value):
         return type(value)(*(exact(getattr(value, field.name)) for field in fields(value) if field.init and field.repr))
     return value
+
+
+def wide(weight: Tensor, scales: Tensor | None, groups: Tensor | None) -> Tensor:
+    """What `Packed` or `Columns` hold, in float64."""
+    numbers = (weight if groups is None else widened(weight, groups)).double()
+    return numbers if scales is None else numbers * scales.double().unsqueeze(1)
 
 
 def error(result: Tensor, expected: Tensor) -> float:
@@ -76,11 +84,30 @@ def quantised(weight: Tensor, parts: tuple[Part, ...]) -> Packed:
     return Packed(trapped((weight / scales.unsqueeze(1)).round().to(torch.int8)), parts, trapped(scales))
 
 
+def in_pairs(weight: Tensor, parts: tuple[Part, ...]) -> Packed:
+    """int4."""
+    weight, *scales = (trapped(tensor) for tensor in laid_out(*pack(weight, torch.uint8)) if tensor is not None)
+    return Packed(weight, parts, *scales)
+
+
 def packed(rows: int, depth: int, dtype: torch.dtype, parts: tuple[Part, ...] = (), activation: int = 0) -> Packed:
     """Random weights, whose products with standard normal numbers are standard normal."""
     parts = parts or (Part(rows, 0, Activation(activation)),)
     weight = torch.randn(rows, depth) / depth**0.5
-    return quantised(weight, parts) if dtype is torch.int8 else Packed(trapped(weight.to(dtype)), parts)
+    if not dtype.is_floating_point:
+        return quantised(weight, parts) if dtype is torch.int8 else in_pairs(weight, parts)
+    return Packed(trapped(weight.to(dtype)), parts)
+
+
+def uninitialised(rows: int, columns: int, dtype: torch.dtype) -> Weight:
+    """A matrix in any format, to compile for."""
+    if dtype is torch.uint8:
+        return (
+            torch.empty(rows, columns // 2, dtype=dtype),
+            torch.empty(rows),
+            torch.empty(rows, columns // 32, dtype=torch.int8),
+        )
+    return torch.empty(rows, columns, dtype=dtype), torch.empty(rows) if dtype is torch.int8 else None, None
 
 
 def norm(width: int) -> Norm:

@@ -9,7 +9,7 @@ from torch import Tensor
 from cortexd_kernels.fused.channel import add_columns, channel_mix
 from cortexd_kernels.operators import Activation, Columns, Packed
 from tests.kernels.fused.compiling import compiled
-from tests.kernels.fused.judging import DTYPES, error, exact, packed, plain, trapped, traps
+from tests.kernels.fused.judging import DTYPES, error, exact, packed, plain, trapped, traps, uninitialised, wide
 
 SQUARED = int(Activation.RELU_SQUARED)
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 1e-3}
@@ -17,12 +17,7 @@ TOLERANCES = {torch.float32: 1e-5, torch.float16: 1e-3}
 
 def columns(features: int, width: int, dtype: torch.dtype) -> Columns:
     weights = packed(features, width, dtype)
-    return Columns(weights.weight, weights.scales)
-
-
-def wide(value: Columns) -> Columns:
-    scales = 1.0 if value.scales is None else value.scales.double().unsqueeze(1)
-    return Columns(value.weight.double() * scales)
+    return Columns(weights.weight, weights.scales, weights.groups)
 
 
 def judge(count: int, features: int, width: int, dtype: torch.dtype, weights_in: torch.dtype) -> None:
@@ -31,7 +26,7 @@ def judge(count: int, features: int, width: int, dtype: torch.dtype, weights_in:
         x, mixed = trapped(torch.randn(count, width) / 100), trapped(torch.randn(1, count, width).to(dtype))
         expected = exact(x)
         channel_mix(x, mixed, key, value)
-    plain.channel_mix(expected, exact(mixed), exact(key), wide(value))
+    plain.channel_mix(expected, exact(mixed), exact(key), Columns(wide(*value)))
     assert error(x, expected) < TOLERANCES[dtype]
 
 
@@ -45,6 +40,12 @@ def test_the_two_products_are_their_definition(dtype: torch.dtype, count: int):
 @pytest.mark.parametrize("count", [2, 17])
 def test_both_matrices_may_be_int8(dtype: torch.dtype, count: int):
     judge(count, 96, 128, dtype, torch.int8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("count", "features", "width"), [(2, 100, 192), (17, 96, 288)])
+def test_both_matrices_may_be_int4(dtype: torch.dtype, count: int, features: int, width: int):
+    judge(count, features, width, dtype, torch.uint8)
 
 
 def idle_key(features: int, width: int, idle: Tensor) -> Packed:
@@ -93,7 +94,7 @@ def test_the_same_step_gives_the_same_bits_again_and_alone():
 def cases(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
     def call(count: int, kind: torch.dtype) -> Callable[[], object]:
         x, active = torch.empty(count, 2048), torch.empty(count, 8192, dtype=dtype)
-        value = Columns(torch.empty(8192, 2048, dtype=kind), torch.empty(8192) if kind is torch.int8 else None)
+        value = Columns(*uninitialised(8192, 2048, kind))
         return lambda: add_columns(x, active, value)
 
     yield "one", call(1, dtype)
@@ -101,6 +102,7 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
     if dtype is torch.float16:
         yield "eight", call(8, dtype)
         yield "some, int8", call(32, torch.int8)
+        yield "one, int4", call(1, torch.uint8)
 
 
 def test_the_kernels_compile_without_spilling():

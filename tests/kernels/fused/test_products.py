@@ -9,7 +9,7 @@ from cortexd_kernels.fused import FusedOperators
 from cortexd_kernels.fused.products import product_add, products
 from cortexd_kernels.operators import Activation, Packed, Part
 from tests.kernels.fused.compiling import compiled
-from tests.kernels.fused.judging import DTYPES, close, error, exact, norm, packed, plain, trapped, traps
+from tests.kernels.fused.judging import DTYPES, close, error, exact, norm, packed, plain, trapped, traps, uninitialised
 
 PARTS = (
     Part(64, 1),
@@ -17,6 +17,7 @@ PARTS = (
     Part(32, 2, Activation.SIGMOID),
     Part(17, 1, Activation.RELU_SQUARED),
 )
+INTEGERS = (torch.int8, torch.uint8)  # int4, in pairs
 COUNTS = [1, 3, 8, 9, 19]  # few rows, and more
 
 
@@ -33,31 +34,33 @@ def test_each_part_multiplies_its_stream_and_ends_in_its_activation(dtype: torch
         assert close(result, right)
 
 
+@pytest.mark.parametrize("weights_in", INTEGERS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("count", [2, 9])
-def test_weights_may_be_int8_with_a_scale_a_row(dtype: torch.dtype, count: int):
+def test_weights_may_be_integers_with_scales(weights_in: torch.dtype, dtype: torch.dtype, count: int):
     with traps():
-        weights = packed(49, 320, torch.int8, (Part(32, 1), Part(17, 0, Activation.TANH)))
-        streams = trapped(torch.randn(2, count, 320).to(dtype))
+        weights = packed(49, 352, weights_in, (Part(32, 1), Part(17, 0, Activation.TANH)))
+        streams = trapped(torch.randn(2, count, 352).to(dtype))
         results = products(streams, weights)
     for result, right in zip(results, plain.products(exact(streams), exact(weights)), strict=True):
         assert close(result, right)
 
 
-@pytest.mark.parametrize("weights_in", [*DTYPES, torch.int8], ids=str)
+@pytest.mark.parametrize("weights_in", [*DTYPES, *INTEGERS], ids=str)
 @pytest.mark.parametrize("count", [3, 17])
 def test_a_product_is_added_in_place(weights_in: torch.dtype, count: int):
     with traps():
         weights, x = packed(64, 128, weights_in), trapped(torch.randn(count, 64) / 100)
-        y = trapped(torch.randn(count, 128).to(torch.float16 if weights_in is torch.int8 else weights_in))
+        y = trapped(torch.randn(count, 128).to(weights_in if weights_in.is_floating_point else torch.float16))
         expected = exact(x)
         product_add(x, y, weights)
     plain.product_add(expected, exact(y), exact(weights))
     assert error(x, expected) < 1e-5
 
 
-def test_what_few_rows_give_does_not_depend_on_how_many_there_are():
-    weights, streams = packed(64, 192, torch.float16), torch.randn(1, 7, 192).half()
+@pytest.mark.parametrize("weights_in", [torch.float16, torch.uint8], ids=str)
+def test_what_few_rows_give_does_not_depend_on_how_many_there_are(weights_in: torch.dtype):
+    weights, streams = packed(64, 192, weights_in), torch.randn(1, 7, 192).half()
     (together,) = products(streams, weights)
     for i in range(7):
         (alone,) = products(streams[:, i : i + 1].contiguous(), weights)
@@ -96,14 +99,17 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
         return lambda: products(streams, weights)
 
     def weights(kind: torch.dtype) -> Packed:
-        return Packed(torch.empty(4192, 2048, dtype=kind), parts, torch.empty(4192) if kind is torch.int8 else None)
+        weight, *scales = uninitialised(4192, 2048, kind)
+        return Packed(weight, parts, *scales)
 
     yield "few", call(8, weights(dtype))
     if dtype is not torch.float32:
         yield "some", call(32, weights(dtype))
+        yield "many, int4", call(1024, weights(torch.uint8))
     yield "many", lambda: product_add(torch.empty(1024, 2048), torch.empty(1024, 2048, dtype=dtype), _square(dtype))
     if dtype is torch.float16:
         yield "one, int8", call(1, weights(torch.int8))
+        yield "one, int4", call(1, weights(torch.uint8))
         yield "many, int8", call(1024, weights(torch.int8))
 
 
@@ -112,7 +118,7 @@ def _square(dtype: torch.dtype) -> Packed:
 
 
 def test_the_kernels_compile_without_spilling():
-    bounds = {"_few_rows": (144, 208), "_many_rows": (192, 136)}  # on NVIDIA, on AMD
+    bounds = {"_few_rows": (144, 208), "_many_rows": (208, 136)}  # on NVIDIA, on AMD
     for kernel in compiled(__name__):
         assert kernel.spilled == 0, kernel
         assert kernel.registers <= bounds[kernel.name][kernel.target == "gfx942"], kernel

@@ -16,7 +16,7 @@ from tests.kernels.fused.judging import error
 
 CPU = torch.device("cpu")
 FIRST, SECOND, THIRD = (1,), (2,), (3,)
-SMALL = Product(48, 128, torch.float16, torch.float16)
+SMALL = Product(64, 128, torch.float16, torch.float16)
 
 
 class Clock:
@@ -88,7 +88,7 @@ def test_nor_what_computes_a_row_otherwise_when_there_are_more():
     assert not tuning._alike(rows, rows)
 
 
-@pytest.mark.parametrize("stored", [torch.float16, torch.int8], ids=str)
+@pytest.mark.parametrize("stored", [torch.float16, torch.int8, torch.uint8], ids=str)
 @pytest.mark.parametrize(("kind", "count"), [("vector", 0), ("tile", 16), ("split", 8), ("split", 16)])
 def test_all_candidates_compute_the_same(kind: str, count: int, stored: torch.dtype):
     question = Question(kind, SMALL._replace(stored=stored), count)
