@@ -65,6 +65,13 @@ class IgnoresScales(Right):
         super().product_add(x, y, packed)
 
 
+class IgnoresGroups(Right):
+    def channel_mix(self, x: Tensor, mixed: Tensor, key: Packed, value: Columns) -> None:
+        if value.groups is not None:
+            value = value._replace(groups=torch.full_like(value.groups, 100))
+        super().channel_mix(x, mixed, key, value)
+
+
 class DoesNotCompile(Right):
     def product_add(self, x: Tensor, y: Tensor, packed: Packed) -> None:
         raise RuntimeError("ptxas has no sm_120\nand much else to say")

@@ -45,3 +45,7 @@ def test_a_matrix_that_is_not_what_its_parts_say_is_refused():
         Packed.single(torch.zeros(32, 64), torch.ones(32))
     with pytest.raises(AssertionError, match="int8"):
         Packed.single(torch.zeros(32, 64, dtype=torch.int8))
+    with pytest.raises(AssertionError, match="int4"):
+        Packed.single(torch.zeros(32, 64, dtype=torch.uint8), torch.ones(32))
+    with pytest.raises(AssertionError, match="int4"):
+        Packed.single(torch.zeros(32, 64), groups=torch.ones(32, 2))

@@ -33,13 +33,13 @@ class Model:
         operators: Operators | None = None,
         recorder: Callable[[], Record] | None = None,
     ) -> None:
-        """What int8 leaves in bf16 is in fp16 here: numpy, and so Triton's interpreter, has no bf16."""
+        """What integers leave in bf16 is in fp16 here: numpy, and so Triton's interpreter, has no bf16."""
         checkpoint = Checkpoint(str(path), no_report)
         self.shape = checkpoint.shape
         self.pool = StatePool(self.shape, 8)
         operators = operators or PlainOperators()
         weights, layers = dict(prepare(checkpoint, dtype)), self.shape.layers
-        if dtype is torch.int8:
+        if not dtype.is_floating_point:
             weights = {name: it.half() if it.dtype is torch.bfloat16 else it for name, it in weights.items()}
         stations = [Station.whole(weights, operators, CPU, layers)]
         if strategy:

@@ -57,6 +57,13 @@ def test_a_model_that_is_shared_out_computes_the_same(tiny: Path, strategy: str)
     assert torch.equal(parts.feed(parts.pool.take(), ids, 7), whole.feed(whole.pool.take(), ids, 7))
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8], ids=str)
+def test_layers_of_integers_compute_the_same_where_they_are_streamed(tiny: Path, dtype: torch.dtype):
+    ids = tokens(9)
+    whole, streamed = Model(tiny, dtype), Model(tiny, dtype, strategy="cuda fp16 *0+")
+    assert torch.equal(streamed.feed(streamed.pool.take(), ids, 7), whole.feed(whole.pool.take(), ids, 7))
+
+
 def test_logits_are_those_of_the_pieces_that_want_them(tiny: Path):
     model = Model(tiny)
     first, second = model.pool.take(), model.pool.take()
@@ -125,7 +132,12 @@ def test_smaller_numbers_are_near(tiny: Path, dtype: torch.dtype, tolerance: flo
 
 @pytest.mark.parametrize(
     ("strategy", "tolerance"),
-    [("cpu fp32 *1 -> cpu fp32", 1e-4), ("cpu fp32 -> cpu bf16 *1", 0.02), ("cpu int8 *1 -> cpu int8", 0.1)],
+    [
+        ("cpu fp32 *1 -> cpu fp32", 1e-4),
+        ("cpu fp32 -> cpu bf16 *1", 0.02),
+        ("cpu int8 *1 -> cpu int8", 0.1),
+        ("cpu int4 *1 -> cpu int4", 0.5),
+    ],
 )
 def test_a_strategy_of_several_parts_is_computed_as_it_says(
     tiny: Path, strategy: str, tolerance: float, tmp_path: Path

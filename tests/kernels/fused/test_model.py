@@ -76,7 +76,7 @@ def test_a_saved_state_goes_on_in_another_slot_among_others(tiny: Path):
         assert (logits - expected).abs().max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.int8])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int8, torch.uint8])
 def test_smaller_numbers_are_those_of_the_plain_operators(tiny: Path, dtype: torch.dtype):
     prompts = [tokens(4), tokens(1)]
     quick, plain = Model(tiny, dtype, operators=fused()), Model(tiny, dtype)
