@@ -10,8 +10,8 @@ states are in fp32, and half as large with `states fp16`.
 import re
 from dataclasses import dataclass
 
-DTYPES = ("fp32", "bf16", "fp16", "int8")  # int4 is computed by the CPU alone
-# ChatRWKV names what is not quantised beside it; here low-rank matrices are in bf16.
+DTYPES = ("fp32", "bf16", "fp16", "int8", "int4")
+# ChatRWKV names what is not quantised beside it; here low-rank matrices are in bf16. It has no name for int4.
 _OFFICIAL = {f"{beside}i8": "int8" for beside in ("fp16", "bf16", "fp32")}
 _SEGMENT = re.compile(r"(cpu|cuda(?::\d+)?) (\w+)(?: \*(\d+)(\+?))?(?: states (fp32|fp16))?")
 

@@ -36,6 +36,11 @@ def test_official_names_of_quantised_weights_are_understood():
     assert [segment.dtype for segment in parse("cuda fp16i8 *3 -> cpu bf16i8")] == ["int8", "int8"]
 
 
+def test_every_device_computes_in_int4():
+    first, second = plan(parse("cuda:0 int4 *3+ -> cpu int4 *2"), 8)
+    assert (first.dtype, second.dtype) == ("int4", "int4")
+
+
 def test_a_device_without_a_number_is_the_first():
     assert parse("cuda int8 *3 -> cuda:1 bf16") == (Segment("cuda:0", "int8", 3), Segment("cuda:1", "bf16"))
 
@@ -56,7 +61,6 @@ def test_states_may_be_kept_in_half_the_bytes_on_a_gpu():
         ("cuda fp16 -> ", "'' is no part of a strategy"),
         ("cuda fp16 *x", "'cuda fp16 *x' is no part of a strategy"),
         ("cuda fp64", "'fp64' is no number format"),
-        ("cuda int4", "'int4' is no number format"),
         ("cuda fp16 *1+ -> cuda:1 fp16 *1+", "'+' can be written only once"),
         ("cpu fp32 *3+", "'+' has no meaning after 'cpu'"),
     ],

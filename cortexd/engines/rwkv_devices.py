@@ -85,7 +85,9 @@ def _of(stretch: Stretch, spec: ModelSpec, prefill_budget: int) -> dict[str, int
     embedding = spec.vocabulary * spec.width
     layer = (spec.parameters - 2 * embedding) / spec.layers  # the head is as large as the embedding
     number = bytes_per_number(f"cpu {stretch.dtype}", spec.stored)
-    sizes = [embedding * number if i == spec.layers else layer * number for i in range(stretch.first, stretch.end)]
+    # int4 leaves the head in int8.
+    of_head = bytes_per_number("cpu int8", spec.stored) if stretch.dtype == "int4" else number
+    sizes = [embedding * of_head if i == spec.layers else layer * number for i in range(stretch.first, stretch.end)]
     streamed = int(sum(sizes[stretch.resident - stretch.first : spec.layers - stretch.first]))
     resident = int(sum(sizes)) - streamed
     states = spec.max_concurrency * spec.state_bytes * (min(stretch.end, spec.layers) - stretch.first) // spec.layers

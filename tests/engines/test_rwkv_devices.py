@@ -46,6 +46,16 @@ def test_states_in_fp16_take_half_the_place():
     assert wide - half == 16 * 12_976_128
 
 
+def test_of_int4_a_gpu_holds_half_the_bytes_of_int8_but_for_the_head():
+    layers, head = 1_527_000_000 - 2 * 65536 * 2048, 65536 * 2048
+    eight, four = (footprints(goose(strategy=f"cuda {name}"), NONE, 512)["cuda:0"] for name in ("int8", "int4"))
+    assert eight - four == pytest.approx(layers * 0.5, rel=0.01)
+    eight, four = (
+        footprints(goose(strategy=f"cuda int8 -> cuda:1 {name} *1"), NONE, 512)["cuda:1"] for name in ("int8", "int4")
+    )
+    assert eight == four > head
+
+
 def test_parts_hold_what_they_compute():
     needed = footprints(goose(strategy="cuda:0 bf16 *12 -> cuda:1 bf16"), NONE, 512)
     whole = footprints(goose(strategy="cuda:0 bf16"), NONE, 512)["cuda:0"]
@@ -95,7 +105,9 @@ def test_of_what_cannot_be_read_nothing_is_foretold():
     assert footprints(goose(parameters=0, strategy="cuda fp16"), NONE, 512) == {"cpu": 0}
 
 
-@pytest.mark.parametrize("strategy", ["auto", "cpu int8", "cuda fp16", "cuda:1 bf16 *3 -> cpu fp32", "cuda int8 *10+"])
+@pytest.mark.parametrize(
+    "strategy", ["auto", "cpu int8", "cuda fp16", "cuda:1 bf16 *3 -> cpu fp32", "cuda int8 *10+", "cuda int4"]
+)
 def test_what_can_be_run_has_no_problem(strategy: str):
     assert problem_of(strategy) is None
 
