@@ -203,12 +203,12 @@ class _Place:
         """Matrices one below the other, each with the stream that it multiplies and what follows."""
         names = [name for name, _, _ in parts]
         scales = [self._weights[f"{name}.scales"] for name in names if f"{name}.scales" in self._weights]
-        weight, *others = laid_out(
+        weight, row_scales, groups = laid_out(
             torch.cat([self._weights[name] for name in names]).to(self._device),
             torch.cat(scales).to(self._device) if scales else None,
         )
         rows = (Part(len(self._weights[name]), stream, activation) for name, stream, activation in parts)
-        return Packed(weight, tuple(rows), *others)
+        return Packed(weight, tuple(rows), row_scales, groups)
 
     def dtype(self, name: str) -> torch.dtype:
         return self._weights[name].dtype

@@ -156,8 +156,8 @@ def _of(rows: Rows, numbers: _Numbers) -> dict[str, _Case]:
     shift, wkv = numbers(_SLOTS, _C), numbers(_SLOTS, _HEADS, HEAD, HEAD)
     norm = Norm(numbers(_C), numbers(_C))
     mix, readout = Mix(norm, numbers.between(6, _C)), Readout(numbers(_C), norm)
-    weight, *scales = numbers.weight(_C + _RANK, _C)
-    packed = Packed(weight, (Part(_C, 0), Part(_RANK, 0, Activation.TANH)), *scales)
+    weight, scales, groups = numbers.weight(_C + _RANK, _C)
+    packed = Packed(weight, (Part(_C, 0), Part(_RANK, 0, Activation.TANH)), scales, groups)
     inner = Inner(*(numbers.activations(count, n) for n in (_C, _C, _C, _RANK, _RANK, _RANK, _RANK)))
     vectors = [numbers(_C) for _ in range(5)]
     out = LowRankOut(*(matrix(_C, _RANK) for _ in range(3)), *vectors[:4], v=matrix(_C, _RANK), v0=vectors[4])

@@ -41,6 +41,7 @@ def test_without_a_choice_the_formula_holds():
     assert choices.tile(KEY, 300) == tile(KEY, 300) == Tile(128, 128, 64, 3, 8)
     assert choices.tile(KEY, 9) == Tile(16, 16, 128, 5, 4)
     assert choices.split(KEY, 3) == split(KEY, 3) == Split(16, 64, 64, 1024, 3, 4)
+    assert choices.split(KEY._replace(stored=torch.uint8), 3) == Split(16, 128, 64, 512, 3, 4)
 
 
 def test_what_was_measured_holds_for_its_product_and_up_to_its_number_of_rows():

@@ -115,7 +115,7 @@ def test_an_answer_is_a_candidate_that_is_launched_from_then_on(monkeypatch: pyt
     monkeypatch.setattr(
         choices, "vector", lambda product: launched.append(Choices.vector(choices, product)) or launched[-1]
     )
-    packed, rows = Packed.single(torch.randn(48, 128).half() / 11), torch.randn(1, 2, 128).half()
+    packed, rows = Packed.single(torch.randn(64, 128).half() / 11), torch.randn(1, 2, 128).half()
     (tuned,), (usual,) = (FusedOperators(it).products(rows, packed) for it in (choices, Choices()))
     assert launched == [favourite]
     assert error(tuned, usual.double()) < 1e-3
