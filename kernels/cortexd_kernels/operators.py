@@ -88,7 +88,7 @@ class Part(NamedTuple):
 @dataclass(frozen=True)
 class Packed:
     """The weights of several products, one below the other: weight `[R, C]` in A, or int8 with scales fp32 `[R]`, or int4 in pairs
-    `[R, C/2]` with these and with scales of groups `[R, C/32]` (`pairs.py`).
+    `[R, C/2]` with these and with scales of groups `[R, ⌈C/128⌉]` (`pairs.py`).
 
     Every part but the last has a multiple of 32 rows: fill up with zeros.
     """

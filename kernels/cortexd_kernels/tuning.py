@@ -15,9 +15,9 @@ from cortexd_kernels.choices import CANDIDATES, FEW, Choices, Launch, Product, b
 from cortexd_kernels.fused import FusedOperators
 from cortexd_kernels.fused.channel import add_columns
 from cortexd_kernels.fused.products import products
-from cortexd_kernels.native.layout import GROUP
+from cortexd_kernels.native.layout import GROUP, GROUP_BYTES
 from cortexd_kernels.operators import Columns, Packed
-from cortexd_kernels.pairs import Weight
+from cortexd_kernels.pairs import Weight, laid_out
 
 Choice = tuple[int, ...]
 Run = Callable[[Choice, int], Tensor]  # with a choice, and the weights of this number: results `[T, R]`
@@ -159,11 +159,10 @@ def _weights(product: Product, device: torch.device, *, by_depth: bool) -> Weigh
     if product.stored.is_floating_point:
         return (torch.randn(shape, device=device) / product.depth**0.5).to(product.stored), None, None
     scales = torch.full(shape[:1], 2.0**-6 / product.depth**0.5, device=device)
-    steps = torch.randint(-127, 128, shape, device=device).to(torch.int8)
     if product.stored is torch.int8:
-        return steps, scales, None
-    pairs = torch.randint(256, (shape[0], shape[1] // 2), device=device).to(torch.uint8)
-    return pairs, scales / 4, steps[:, ::GROUP].contiguous()
+        return torch.randint(-127, 128, shape, device=device).to(product.stored), scales, None
+    numbers = torch.randint(256, (shape[0], shape[1] // GROUP * GROUP_BYTES), device=device)
+    return laid_out(numbers.to(product.stored), scales / 4)
 
 
 def _alike(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:

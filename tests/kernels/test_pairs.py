@@ -8,13 +8,13 @@ from cortexd_kernels.operators import Columns
 from cortexd_kernels.pairs import laid_out, paired, widened
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(1, 32), (5, 96)])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 32), (5, 96), (3, 256)])
 def test_pairs_hold_the_same_weights(rows: int, columns: int):
     numbers, scales = pack(torch.randn(rows, columns), torch.uint8)
     assert scales is not None
     pairs, groups = paired(numbers)
     assert pairs.shape == (rows, columns // 2)
-    assert groups.shape == (rows, columns // 32)
+    assert groups.shape == (rows, -(-columns // 128))
     assert all(tensor.is_contiguous() for tensor in (pairs, groups))
     assert torch.equal(widened(pairs, groups) * scales.unsqueeze(1), unpack(numbers, scales))
 

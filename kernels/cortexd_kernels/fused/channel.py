@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cortexd_kernels.choices import FEW, FORMULA, Choices, Product
-from cortexd_kernels.fused.products import pairs_of, precision, products, unpacked
+from cortexd_kernels.fused.products import groups_of, pairs_of, precision, products, unpacked
 from cortexd_kernels.operators import Columns, Packed
 
 _COLUMNS = 256  # of the sums that one program then adds up
@@ -99,8 +99,8 @@ def _columns(
                 used = used | (tl.load(active + tl.minimum(i, count - 1) * features + f, mask=inside, other=0.0) != 0.0)
         a = tl.load(row + f[None, :], mask=inside[None, :], other=0.0)
         if PAIRED:
-            first = tl.program_id(0) * BLOCK_C
-            pairs, g = pairs_of(value, groups, f.to(tl.int64), used, first, width, BLOCK_C)
+            pairs = pairs_of(value, f.to(tl.int64), used, tl.program_id(0) * BLOCK_C, width, BLOCK_C)
+            g = groups_of(groups, f.to(tl.int64), used, tl.program_id(0) * BLOCK_C, width, BLOCK_C)
             v = unpacked(pairs, g, tl.float32)
         else:
             read = value + f.to(tl.int64)[:, None] * width + c[None, :]

@@ -108,14 +108,24 @@ def activated(x, activation):
 
 
 @triton.jit
-def pairs_of(weight, groups, rows, used, start, depth, BLOCK_C: tl.constexpr, EVICTION: tl.constexpr = ""):
-    """What int4 holds of columns from `start` on: pairs `[R, C/2]`, groups `[R, C/32]`; zeros, unread, where not `used` `[R]`."""
+def pairs_of(weight, rows, used, start, depth, BLOCK_C: tl.constexpr, EVICTION: tl.constexpr = ""):
+    """Columns from `start` on of int4 in pairs: `[R, C/2]`, unread and zero where not `used` `[R]`."""
+    count = tl.multiple_of(depth // 2, 16)  # in a row; a whole group is 16
     c = start // 2 + tl.arange(0, BLOCK_C // 2)
-    read = weight + rows[:, None] * (depth // 2) + c[None, :]
-    pairs = tl.load(read, mask=used[:, None] & (c < depth // 2)[None, :], other=0, eviction_policy=EVICTION)
-    c = start // _GROUP + tl.arange(0, BLOCK_C // _GROUP)
-    read = groups + rows[:, None] * (depth // _GROUP) + c[None, :]
-    return pairs, tl.load(read, mask=used[:, None] & (c < depth // _GROUP)[None, :], other=0)
+    read = weight + rows[:, None] * count + c[None, :]
+    return tl.load(read, mask=used[:, None] & (c < count)[None, :], other=0, eviction_policy=EVICTION)
+
+
+@triton.jit
+def groups_of(groups, rows, used, start, depth, BLOCK_C: tl.constexpr):
+    """Their scales `[R, C/32]`, from words that hold four each: less than a word is not brought ahead of its time."""
+    WORDS: tl.constexpr = (BLOCK_C + 127) // 128
+    EACH: tl.constexpr = BLOCK_C // WORDS // 32
+    count = (depth + 127) // 128
+    c = start // 128 + tl.arange(0, WORDS)
+    words = tl.load(groups + rows[:, None] * count + c[None, :], mask=used[:, None] & (c < count)[None, :], other=0)
+    shift = 8 * (start // 32 % 4 + tl.arange(0, EACH))
+    return tl.reshape((words[:, :, None] >> shift[None, None, :]).to(tl.int8), (rows.shape[0], WORDS * EACH))
 
 
 @triton.jit
@@ -129,7 +139,7 @@ def unpaired(pairs, dtype: tl.constexpr):
 
 @triton.jit
 def unpacked(pairs, groups, dtype: tl.constexpr):
-    """`[R, C]` from int4 in pairs `[R, C/2]`, with the scales of groups `[R, C/32]`."""
+    """`[R, C]` from int4 in pairs `[R, C/2]`, with their scales `[R, C/32]`."""
     numbers = tl.reshape(unpaired(pairs, dtype), (groups.shape[0], groups.shape[1], _GROUP))
     return tl.reshape(numbers * groups.to(dtype)[:, :, None], (groups.shape[0], groups.shape[1] * _GROUP))
 
@@ -174,8 +184,8 @@ def _few_rows(
         c = start + tl.arange(0, BLOCK_C)
         inside = c < depth
         if PAIRED:
-            pairs, g = pairs_of(weight, groups, own, own >= 0, start, depth, BLOCK_C, "evict_first")
-            w = unpaired(pairs, tl.float32)
+            w = unpaired(pairs_of(weight, own, own >= 0, start, depth, BLOCK_C, "evict_first"), tl.float32)
+            g = groups_of(groups, own, own >= 0, start, depth, BLOCK_C)
         else:
             w = tl.load(read + c[None, :], mask=inside[None, :], other=0.0, eviction_policy="evict_first").to(
                 tl.float32
@@ -227,7 +237,8 @@ def _many_rows(
         c = start + tl.arange(0, BLOCK_C)
         rows = tl.load(x_row + c[None, :], mask=(c < depth)[None, :], other=0.0)
         if PAIRED:
-            pairs, g = pairs_of(weight, groups, own, own >= 0, start, depth, BLOCK_C)
+            pairs = pairs_of(weight, own, own >= 0, start, depth, BLOCK_C)
+            g = groups_of(groups, own, own >= 0, start, depth, BLOCK_C)
             w = tl.trans(unpacked(pairs, g, x.dtype.element_ty))
         else:
             read = weight + own[None, :] * depth + c[:, None]

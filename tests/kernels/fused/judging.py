@@ -105,7 +105,7 @@ def uninitialised(rows: int, columns: int, dtype: torch.dtype) -> Weight:
         return (
             torch.empty(rows, columns // 2, dtype=dtype),
             torch.empty(rows),
-            torch.empty(rows, columns // 32, dtype=torch.int8),
+            torch.empty(rows, columns // 128, dtype=torch.int32),
         )
     return torch.empty(rows, columns, dtype=dtype), torch.empty(rows) if dtype is torch.int8 else None, None
 
