@@ -177,10 +177,12 @@ def _few_rows(
         tile = tiles + tl.program_id(0) * 4
         x += tl.load(tile + 2).to(tl.int64) * count * depth
         activation = tl.load(tile + 3)
+    # On AMD what is brought ahead lies in registers, and with all of these rows beside int4 there would be none left.
+    AHEAD: tl.constexpr = STAGES if tl.target_info.is_cuda() or not PAIRED or ROWS <= 4 else 1
     sums = (tl.zeros((BLOCK_R, BLOCK_C // GROUP), tl.float32),)
     for _ in tl.static_range(1, ROWS):
         sums += (tl.zeros((BLOCK_R, BLOCK_C // GROUP), tl.float32),)
-    for start in tl.range(0, depth, BLOCK_C, num_stages=STAGES):
+    for start in tl.range(0, depth, BLOCK_C, num_stages=AHEAD):
         c = start + tl.arange(0, BLOCK_C)
         inside = c < depth
         if PAIRED:

@@ -109,7 +109,7 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "many", lambda: product_add(torch.empty(1024, 2048), torch.empty(1024, 2048, dtype=dtype), _square(dtype))
     if dtype is torch.float16:
         yield "one, int8", call(1, weights(torch.int8))
-        yield "one, int4", call(1, weights(torch.uint8))
+        yield "eight, int4", call(8, weights(torch.uint8))
         yield "many, int8", call(1024, weights(torch.int8))
 
 
