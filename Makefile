@@ -60,7 +60,7 @@ bench: $(DEV_STAMP) $(NATIVE)
 docs: $(DEV_STAMP)
 	$(BIN)/python -m tests.docs
 
-# Of the hundred times ten thousand random events, `make test` has thirty, and CI all; of what Triton compiles, both have half.
+# Of the hundred times ten thousand random events, `make test` has thirty; of what Triton compiles, a third. CI has all of both.
 soak: $(DEV_STAMP) $(NATIVE)
 	$(BIN)/python -m tests.end_to_end.traffic --minutes 30
 	CORTEXD_EVERY_SEED=1 $(BIN)/python -m pytest tests/lifecycle/test_invariants.py

@@ -6,11 +6,12 @@ import torch
 from cortexd_kernels import self_check
 from cortexd_kernels.fused import FusedOperators
 from cortexd_kernels.operators import Norm, Operators, Packed
+from tests.kernels.fused.broad import fused
 
 
 def test_they_pass_the_check_that_every_device_is_put_to(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(self_check, "_V", 97)  # the interpreter takes a minute for a head of thousands
-    operators: Operators = FusedOperators()
+    operators: Operators = fused()
     begun: list[str] = []
     assert self_check.check(operators, torch.device("cpu"), torch.float16, begun.append).problem == ""
     assert begun[-1] == "sample"
