@@ -6,9 +6,8 @@ import torch
 
 from cortexd.errors import LoadFailed
 from cortexd.wire import STRATEGIES, one_of
-from cortexd_kernels.native.layout import FORMATS
+from cortexd_kernels.native.layout import FORMATS, NAMES
 
-_NAMES = {dtype: name for name, dtype in FORMATS.items()}
 _STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _NATIVE_ONLY = ("fp16", "int8", "int4")
 
@@ -27,7 +26,7 @@ class Strategy:
         return _STORED.get(dtype) is self.dtype
 
     def __str__(self) -> str:
-        return f"{self.device} {_NAMES[self.dtype]}"
+        return f"{self.device} {NAMES[self.dtype]}"
 
 
 def parse_strategy(text: str, stored: str, *, native: bool) -> Strategy:

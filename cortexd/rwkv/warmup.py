@@ -21,8 +21,8 @@ from cortexd_kernels.choices import is_kept, keep_choices
 from cortexd_kernels.dispatch import fused_operators, keep_compiled
 from cortexd_kernels.examiner import Examiner
 from cortexd_kernels.hardware import Hardware, hardware_of
+from cortexd_kernels.native.layout import FORMATS
 from cortexd_kernels.plain import PlainOperators
-from cortexd_kernels.self_check import NUMBERS
 from cortexd_kernels.toolchain import toolchain_problem
 from cortexd_kernels.verdicts import Verdict, Verdicts
 
@@ -96,8 +96,8 @@ def _warm(task: Task, model: Model, part: Segment, tell: Tell) -> Warmed:
         if not problem:
             tell(f"{where}: compiling them")
             with current(device):
-                home = Home(device, NUMBERS[part.states])
-                rehearsal = Rehearsal(Path(model.path), NUMBERS[dtype], home, model.sequences, task.prefill)
+                home = Home(device, FORMATS[part.states])
+                rehearsal = Rehearsal(Path(model.path), FORMATS[dtype], home, model.sequences, task.prefill)
                 problem = _judged(task, rehearsal, hardware, dtype)
                 if not problem:
                     tuned = _tune(task, rehearsal, hardware, lambda done: tell(f"{where}: {done}"))
@@ -112,7 +112,7 @@ def _checked(task: Task, device: torch.device, dtype: str, hardware: Hardware) -
     """Problems that are kept are looked for again: whoever warms up has probably done something about them."""
     kept = Verdicts(Path(task.cache)).find(hardware, dtype)
     anew = task.again or (kept is not None and kept.problem != "")
-    return Examiner(Path(task.cache)).verdict(device, NUMBERS[dtype], anew=anew).problem
+    return Examiner(Path(task.cache)).verdict(device, FORMATS[dtype], anew=anew).problem
 
 
 def _judged(task: Task, rehearsal: Rehearsal, hardware: Hardware, dtype: str) -> str:

@@ -17,8 +17,9 @@ import torch
 
 from cortexd_kernels.files import turn
 from cortexd_kernels.hardware import Hardware, hardware_of
+from cortexd_kernels.native.layout import NAMES
 from cortexd_kernels.release import folder, sweep
-from cortexd_kernels.self_check import FUSED, NUMBERS, Finding
+from cortexd_kernels.self_check import FUSED, Finding
 from cortexd_kernels.verdicts import Verdict, Verdicts
 
 _MODULE = "cortexd_kernels.self_check"
@@ -50,7 +51,7 @@ class Examiner:
         self, device: torch.device, dtype: torch.dtype, *, anew: bool = False, alive: Callable[[], None] = lambda: None
     ) -> Verdict:
         """What is kept, or found out now, as is done `anew` in any case; `alive` is told whenever that gets on."""
-        hardware, name = hardware_of(device), _name(dtype)
+        hardware, name = hardware_of(device), NAMES[dtype]
         if not anew and (kept := self._standing(hardware, name)) is not None:
             return kept
         with self._turn(alive):
@@ -146,7 +147,3 @@ def _end(child: "subprocess.Popen[bytes]", said: IO[bytes]) -> str:
     said.seek(0)
     lines = [line.strip() for line in said.read().decode(errors="replace").split("\n")]
     return next(filter(None, reversed(lines)), f"exit status {status}")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return next(name for name, number in NUMBERS.items() if number is dtype)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cortexd_kernels.draws import Draw, packed
-from cortexd_kernels.native.layout import pack
+from cortexd_kernels.native.layout import FORMATS, NAMES, pack
 from cortexd_kernels.operators import (
     HEAD,
     Activation,
@@ -34,14 +34,6 @@ from cortexd_kernels.operators import (
 from cortexd_kernels.pairs import Weight, laid_out
 from cortexd_kernels.plain import PlainOperators
 
-# What weights may be in, as strategies call it.
-NUMBERS = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-    "int8": torch.int8,
-    "int4": torch.uint8,
-}
 FUSED = "cortexd_kernels.fused:FusedOperators"
 
 _HEADS, _RANK, _F, _SLOTS = 2, 32, 96, 4
@@ -99,7 +91,7 @@ def check(
             return Finding(f"{name} cannot be computed on {device}: {type(error).__name__}: {_first_line(error)}", True)
         for difference in differences:
             if not difference <= _TOLERANCE[activations]:  # also where it is not a number
-                return Finding(f"{name} computes wrongly on {device} in {_name(dtype)}: it is off by {difference:.1g}")
+                return Finding(f"{name} computes wrongly on {device} in {NAMES[dtype]}: it is off by {difference:.1g}")
     return Finding("")
 
 
@@ -237,10 +229,6 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _name(dtype: torch.dtype) -> str:
-    return next(name for name, number in NUMBERS.items() if number is dtype)
-
-
 def _tell(**line: object) -> None:
     print(json.dumps(line), flush=True)
 
@@ -252,7 +240,7 @@ def _main(device: str, dtype: str, operators: str = FUSED) -> None:
     where = torch.device(device)
     if where.type == "cuda":
         torch.cuda.set_device(where)  # kernels are started there, not where their tensors are
-    finding = check(made, where, NUMBERS[dtype], lambda step: _tell(begin=step))
+    finding = check(made, where, FORMATS[dtype], lambda step: _tell(begin=step))
     _tell(**finding._asdict())
 
 

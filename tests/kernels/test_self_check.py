@@ -5,14 +5,15 @@ import torch
 
 from cortexd_kernels import self_check
 from cortexd_kernels.draws import Draw
+from cortexd_kernels.native.layout import FORMATS
 from cortexd_kernels.plain import PlainOperators
-from cortexd_kernels.self_check import NUMBERS, Finding, _Numbers, _sampling, check, drawn
+from cortexd_kernels.self_check import Finding, _Numbers, _sampling, check, drawn
 from tests.kernels import broken
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("dtype", NUMBERS.values(), ids=str)
+@pytest.mark.parametrize("dtype", FORMATS.values(), ids=str)
 def test_what_computes_rightly_has_no_problem(dtype: torch.dtype):
     assert check(PlainOperators(), CPU, dtype) == Finding("")
 
@@ -35,7 +36,7 @@ def test_what_computes_rightly_has_no_problem(dtype: torch.dtype):
     ],
 )
 def test_what_computes_wrongly_is_named_and_stays_wrong(operators: type[PlainOperators], dtype: str, told: str):
-    finding = check(operators(), CPU, NUMBERS[dtype])
+    finding = check(operators(), CPU, FORMATS[dtype])
     assert finding.problem.startswith(told)
     assert not finding.passing
 

@@ -13,6 +13,7 @@ FORMATS = {
     "int8": torch.int8,
     "int4": torch.uint8,
 }
+NAMES = {dtype: name for name, dtype in FORMATS.items()}
 COLUMNS = "ffn.value.columns"
 _LOW_RANK = frozenset(f"{kind}{side}" for kind in "wavg" for side in "12")
 _LARGEST = 127
